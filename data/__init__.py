@@ -99,13 +99,13 @@ def fetch(name: str, data_dir: str | Path | None = None) -> Path | str:
     """
     folder = data_folder(data_dir)
     if _is_file(name):
-        return f"{name}: your own file, nothing to fetch"
+        return "your own file, nothing to fetch"
     if not name.startswith(uci.PREFIX):
         kind = REGISTRY[name].facts["kind"]
         if kind == "toy":
-            return f"{name}: made on the fly, nothing to fetch"
+            return "made on the fly, nothing to fetch"
         if kind == "scikit-learn":
-            return f"{name}: comes with scikit-learn, nothing to fetch"
+            return "comes with scikit-learn, nothing to fetch"
     return uci.fetch(name, folder)
 
 

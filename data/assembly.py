@@ -73,6 +73,8 @@ def assemble(
     else:
         targets = torch.from_numpy(y.astype(np.int64))
     inputs = torch.from_numpy(encoded.x)
+    if table.shape:
+        inputs = inputs.reshape(-1, *table.shape)
 
     def part(index: np.ndarray) -> Split:
         chosen = torch.from_numpy(index)

@@ -89,6 +89,26 @@ def digits() -> Table:
 
 
 @register(
+    "digits_image",
+    kind="scikit-learn",
+    task="multiclass",
+    rows=1797,
+    features=64,
+    classes=10,
+    uci_id=80,
+    source="Alpaydin & Kaynak 1998; test part of UCI 80, scikit-learn's copy",
+)
+def digits_image() -> Table:
+    """The same digits as images (1, 8, 8) with pixels of 0 to 1, for convolutional networks."""
+    from dataclasses import replace
+
+    from sklearn.datasets import load_digits
+
+    table = _table(load_digits(as_frame=True))
+    return replace(table, features=table.features / 16, standardize=False, shape=(1, 8, 8))
+
+
+@register(
     "diabetes",
     kind="scikit-learn",
     task="regression",

@@ -36,6 +36,7 @@ class Table:
         notes: what the user must be told.
         standardize: False where the inputs are meant to keep their scale (toy sets).
         paper_val_size: share of validation rows in the Jumpstart reference code.
+        shape: shape of a sample where its features are an image, (C, H, W).
     """
 
     features: pd.DataFrame
@@ -44,6 +45,7 @@ class Table:
     notes: tuple[str, ...] = ()
     standardize: bool = True
     paper_val_size: float = 0.2
+    shape: tuple[int, ...] | None = None
 
 
 def load(name: str, *, target: str | None, task: str) -> Table:

@@ -127,7 +127,7 @@ def test_the_data_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Non
 )
 def test_fetching_what_needs_no_fetching_says_so(name: str, says: str, tmp_path: Path) -> None:
     line = data.fetch(name, tmp_path)
-    assert isinstance(line, str) and says in line and name in line
+    assert isinstance(line, str) and says in line
     assert list(tmp_path.iterdir()) == []
 
 

@@ -16,7 +16,11 @@ LOADERS: dict[str, Any] = {
 
 
 def test_all_shipped_sets_are_tested() -> None:
-    assert {n for n, row in data.REGISTRY.rows.items() if row.facts["kind"] == "scikit-learn"} == {*LOADERS, "diabetes"}
+    assert {n for n, row in data.REGISTRY.rows.items() if row.facts["kind"] == "scikit-learn"} == {
+        *LOADERS,
+        "diabetes",
+        "digits_image",
+    }
 
 
 @pytest.mark.parametrize("name", LOADERS)
@@ -78,3 +82,15 @@ def test_paper_protocol(name: str, train: int, val: int) -> None:
     np.testing.assert_array_equal(module.val.x.numpy(), bunch.data[order[:val]].astype(np.float32))
     np.testing.assert_array_equal(module.train.y.numpy(), bunch.target[order[val:]])
     assert any("random_state=42" in note for note in module.notes)
+
+
+def test_digits_image_is_digits_in_its_shape() -> None:
+    images = data.create("digits_image")
+    _, y = datasets.load_digits(return_X_y=True)
+    every = sorted(
+        image.tobytes() for part in (images.train, images.val, images.test) if part for image in part.x.numpy()
+    )
+    expected = sorted((image / 16).astype("float32").tobytes() for image in datasets.load_digits().images)
+    assert images.input_shape == (1, 8, 8)
+    assert images.output_size == len(set(y))
+    assert every == expected
