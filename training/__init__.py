@@ -1,0 +1,1 @@
+"""How networks are trained: configurations, one loop, status metrics, run folders, plots and tracking."""

@@ -1,0 +1,392 @@
+"""What a run is: one frozen dataclass per experiment, each field with type, default, bounds and help.
+
+These classes are the only definition of an option. The command line, configuration files, `config.yaml` in the run
+folder, the W&B config and the run's hash are all made from them. Nothing heavy is imported here.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import yaml
+
+import regx
+from regx import data, models, regularizers
+from regx.errors import UserError, did_you_mean
+from regx.parameters import Bounds, Parameter
+from regx.training import schedules
+
+
+@dataclass(frozen=True)
+class Option(Parameter):
+    """A configuration field.
+
+    Attributes:
+        panel: heading under which `--help` shows it.
+        identity: whether it changes what is computed, and so the run's hash.
+    """
+
+    panel: str = ""
+    identity: bool = True
+
+    @property
+    def key(self) -> str:
+        """Spelling in files (`lambda_`, a Python keyword, is `lambda`)."""
+        return self.name.rstrip("_")
+
+    @property
+    def flag(self) -> str:
+        """Spelling on the command line."""
+        return "--" + self.key.replace("_", "-")
+
+
+DATA, MODEL, REGULARIZER = "Data", "Model", "Regularizer"
+OPTIMISATION, OUTPUT, HARDWARE = "Optimisation", "Output", "Hardware and reproducibility"
+
+
+def option(
+    default: Any,
+    help: str,
+    panel: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    bounds: Bounds | None = None,
+    words: tuple[str, ...] = (),
+    identity: bool = True,
+) -> Any:
+    """A dataclass field that users may set; its type is the field's annotation."""
+    meta = {"help": help, "panel": panel, "choices": choices, "bounds": bounds, "words": words, "identity": identity}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
+    return dataclasses.field(default=default, metadata=meta)
+
+
+def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
+    """A field that passes a component's own parameter on: default, bounds and help come from the component."""
+    p = next(parameter for parameter in parameters if parameter.name == name)
+    return option(p.default, p.help[0].upper() + p.help[1:], panel, choices=p.choices, bounds=p.bounds)
+
+
+_data = functools.partial(borrowed, data.OPTIONS, DATA)
+_model = functools.partial(borrowed, models.REGISTRY["rectangular"].parameters, MODEL)
+_jumpstart = functools.partial(borrowed, regularizers.REGISTRY["jumpstart"].parameters, REGULARIZER)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig:
+    """Options that every experiment shares."""
+
+    experiment: ClassVar[str]
+
+    dataset: str = option(
+        "moons", "Name of a dataset (`regx list datasets`), `uci:ID`, `uci:NAME`, or a CSV/parquet file.", DATA
+    )
+    target: str | None = _data("target")
+    task: str = _data("task")
+    n_samples: int = _data("n_samples")
+    noise: float = _data("noise")
+    val_size: float = _data("val_size")
+    test_size: float = _data("test_size")
+    protocol: str = _data("protocol")
+    standardize: bool = _data("standardize")
+    subset: int | None = _data("subset")
+    data_seed: int | None = option(
+        None, "Seed of the split and of toy points, when it should differ from --seed.", DATA
+    )
+    data_dir: str | None = option(
+        None, "Folder of datasets (default: $REGX_DATA, else the user's cache folder).", DATA, identity=False
+    )
+
+    regularizer: list[str] = option(
+        ["jumpstart"],
+        "Penalty, as NAME, NAME(option=value) or NAME(option=value)=strength; may be repeated (see `regx list`).",
+        REGULARIZER,
+    )
+    lambda_: float = option(
+        0.0,
+        "Strength of every --regularizer that does not name its own. 0 trains plainly.",
+        REGULARIZER,
+        bounds=Bounds(0),
+    )
+    mode: str = _jumpstart("mode")
+    aggr: str = _jumpstart("aggr")
+    tie_breaking: str = _jumpstart("tie_breaking")
+    sign_balance: float = _jumpstart("sign_balance")
+    positive_margin: float = _jumpstart("positive_margin")
+    negative_margin: float = _jumpstart("negative_margin")
+    hook_at: str = _jumpstart("hook_at")
+    skip_last: bool = _jumpstart("skip_last")
+    skip_batchnorm: bool = _jumpstart("skip_batchnorm")
+    task_loss: bool = option(True, "Train on the task loss; without it only the penalty is minimised.", REGULARIZER)
+
+    epochs: int = option(4000, "Passes over the training rows.", OPTIMISATION, bounds=Bounds(1))
+    batch_size: int = option(
+        256, "Rows per step, or `full` for one step per epoch.", OPTIMISATION, bounds=Bounds(1), words=("full",)
+    )
+    optimizer: str = option("adam", "Update rule.", OPTIMISATION, choices=("adam", "adamw", "sgd"))
+    lr: float = option(0.003, "Learning rate.", OPTIMISATION, bounds=Bounds(above=0))
+    weight_decay: float = option(
+        0.0,
+        "Decay of weights (biases and norms excluded): decoupled in AdamW, an L2 gradient in Adam and SGD.",
+        OPTIMISATION,
+        bounds=Bounds(0),
+    )
+    momentum: float = option(0.0, "Momentum of SGD.", OPTIMISATION, bounds=Bounds(0, 1))
+    nesterov: bool = option(False, "Nesterov momentum for SGD.", OPTIMISATION)
+    lr_schedule: str = option(
+        "constant",
+        "Learning rate over epochs (`regx list schedules`).",
+        OPTIMISATION,
+        choices=tuple(schedules.REGISTRY.rows),
+    )
+    lr_warmup: int = option(
+        0, "Epochs of linear warm-up from 1e-5 of the learning rate.", OPTIMISATION, bounds=Bounds(0)
+    )
+    lr_milestones: str | None = option(
+        None, "Epochs at which `multistep` multiplies the rate by --lr-gamma, as 100,150.", OPTIMISATION
+    )
+    lr_gamma: float = option(
+        0.1, "Factor of `multistep`, `step`, `exponential` and `plateau`.", OPTIMISATION, bounds=Bounds(above=0, high=1)
+    )
+    lr_cycle_length: int | None = option(
+        None,
+        "Epochs of a cycle of `cosine`, `restarts`, `cyclic` and `step` (default: all epochs after warm-up).",
+        OPTIMISATION,
+        bounds=Bounds(1),
+    )
+    lr_cycle_mult: int = option(
+        1, "Each cycle of `restarts` is this many times longer.", OPTIMISATION, bounds=Bounds(1)
+    )
+    lr_cycle_mode: str = option(
+        "triangular2", "Shape of `cyclic`.", OPTIMISATION, choices=("triangular", "triangular2", "exp_range")
+    )
+    lr_min: float = option(0.0, "Lowest rate of a schedule.", OPTIMISATION, bounds=Bounds(0))
+    lr_patience: int = option(
+        10, "Logged epochs without a better monitored metric before `plateau` acts.", OPTIMISATION, bounds=Bounds(0)
+    )
+    grad_clip: float | None = option(
+        None, "Clip the norm of the gradient to this.", OPTIMISATION, bounds=Bounds(above=0)
+    )
+    label_smoothing: float = option(
+        0.0, "Label smoothing of the classification loss.", OPTIMISATION, bounds=Bounds(0, 0.99)
+    )
+    stop_at: float | None = option(
+        1.0, "End early when the validation metric (accuracy, R2) reaches this; none to go on.", OPTIMISATION
+    )
+    patience: int | None = option(
+        None, "End early after N logged epochs without a better validation metric.", OPTIMISATION, bounds=Bounds(1)
+    )
+    fast_dev_run: bool = option(
+        False, "One training step, one validation, one test: does everything fit together?", OPTIMISATION
+    )
+
+    log_every: int = option(1, "Epochs between validations and rows of metrics.csv.", OUTPUT, bounds=Bounds(1))
+    log_status: bool = option(True, "Measure which units and points are dead, linear or nonlinear.", OUTPUT)
+    plots: bool = option(True, "Draw the run's figures into its plots folder at the end.", OUTPUT, identity=False)
+    plot_status: bool = option(False, "Also draw unit and point status during training.", OUTPUT, identity=False)
+    plot_every: int = option(500, "Epochs between those drawings.", OUTPUT, bounds=Bounds(1), identity=False)
+    plot_points: int = option(
+        200, "Points (rows) in a drawing of point status.", OUTPUT, bounds=Bounds(1), identity=False
+    )
+    checkpoint_every: float = option(
+        10.0, "Seconds between checkpoints; 0 after every epoch.", OUTPUT, bounds=Bounds(0), identity=False
+    )
+    run_dir: str = option("runs", "Parent of run folders.", OUTPUT, identity=False)
+    wandb: str = option(
+        "auto",
+        "Weights & Biases: auto is online when you are logged in and the server answers, else offline.",
+        OUTPUT,
+        choices=("auto", "online", "offline", "disabled"),
+        identity=False,
+    )
+    project: str = option("regx", "W&B project.", OUTPUT, identity=False)
+    entity: str | None = option(None, "W&B user or team.", OUTPUT, identity=False)
+    group: str | None = option(None, "W&B group of runs.", OUTPUT, identity=False)
+    tags: list[str] = option([], "W&B tag; may be repeated.", OUTPUT, identity=False)
+    name: str | None = option(None, "W&B display name (default: the run folder's).", OUTPUT, identity=False)
+
+    seed: int = option(
+        42,
+        "Seed of the weights, the batch order, dropout and (without --data-seed) the data.",
+        HARDWARE,
+        bounds=Bounds(0),
+    )
+    devices: str = option("auto", "auto, cpu, cuda, cuda:N, or how many GPUs (0 is the CPU).", HARDWARE)
+    threads: int = option(
+        "auto",
+        "CPU threads of an operation; auto is 1 for small networks, which more would slow down.",
+        HARDWARE,
+        bounds=Bounds(1),
+        words=("auto",),
+        identity=False,
+    )
+    deterministic: bool = option(False, "Use only deterministic algorithms (the CPU's always are).", HARDWARE)
+
+    def __post_init__(self) -> None:
+        for item in options_of(type(self)):
+            object.__setattr__(self, item.name, item.check(getattr(self, item.name)))
+        self.check()
+
+    def check(self) -> None:
+        """Rules between options; raises `UserError`."""
+        if self.val_size + self.test_size > 0.9:
+            raise UserError(
+                f"{self.val_size:g} + --test-size {self.test_size:g} leaves too few rows to train on", "val_size"
+            )
+        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|\d+", self.devices):
+            raise UserError(f"{self.devices!r} is not auto, cpu, cuda, cuda:N or a number of GPUs", "devices")
+        if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
+            raise UserError("needs --optimizer sgd and --momentum above 0", "nesterov")
+        if self.momentum and self.optimizer != "sgd":
+            raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
+        schedules.check(self)
+        for spec in self.regularizer:
+            regularizers.parse(spec)
+
+    def penalties(self) -> list[tuple[str, dict[str, Any], float]]:
+        """The regularizers with their options and strengths: `(name, options, strength)`."""
+        found = []
+        for spec in self.regularizer:
+            name, options, strength = regularizers.parse(spec)
+            own = {p.name for p in regularizers.REGISTRY[name].parameters}
+            shared = {
+                item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == REGULARIZER
+            }
+            merged = {key: value for key, value in shared.items() if key in own} | options
+            found.append((name, merged, self.lambda_ if strength is None else strength))
+        return found
+
+    def as_dict(self) -> dict[str, Any]:
+        """Every option under its spelling in files."""
+        return {"experiment": self.experiment} | {o.key: getattr(self, o.name) for o in options_of(type(self))}
+
+    def as_yaml(self) -> str:
+        """The whole configuration as a YAML document that `--config` reads back."""
+        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+
+    def identity(self) -> dict[str, Any]:
+        """What the run's numbers depend on: the options that differ from their defaults, and a data file's content.
+
+        Defaults are left out so that a new option does not rename old runs.
+        """
+        changed = {
+            o.key: getattr(self, o.name)
+            for o in options_of(type(self))
+            if o.identity and getattr(self, o.name) != o.default
+        }
+        path = Path(self.dataset)
+        if path.suffix in (".csv", ".tsv", ".parquet") and path.is_file():
+            changed["dataset"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        return {"experiment": self.experiment} | changed
+
+    def hash(self) -> str:
+        """Eight hex digits of the identity."""
+        return hashlib.sha256(json.dumps(self.identity(), sort_keys=True).encode()).hexdigest()[:8]
+
+    def run_name(self) -> str:
+        """Name of the run folder: what a person looks for, then the hash."""
+        stem = Path(self.dataset).stem if "/" in self.dataset or "." in self.dataset else self.dataset
+        slug = re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_")[:40]
+        return f"{self.experiment}-{slug}-{self.shape()}-lambda{self.lambda_:g}-seed{self.seed}-{self.hash()}"
+
+    def shape(self) -> str:
+        """The network in a few letters, for the run's name."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class RectangularConfig(RunConfig):
+    """A deep network of equal layers on a toy, UCI, scikit-learn or own dataset."""
+
+    experiment: ClassVar[str] = "rectangular"
+
+    depth: int = _model("depth")
+    width: int = _model("width")
+    activation: str = _model("activation")
+    batchnorm: bool = _model("batchnorm")
+    skip_connections: int | None = _model("skip_connections")
+    dropout: float = _model("dropout")
+    init: str = _model("init")
+    kernel_size: int = _model("kernel_size")
+    head: str = _model("head")
+    n_maxpool: int | None = _model("n_maxpool")
+    maxpool_mode: str = _model("maxpool_mode")
+
+    def shape(self) -> str:
+        return f"{self.depth}x{self.width}"
+
+    def model_options(self) -> dict[str, Any]:
+        """What `regx.models.create("rectangular", ...)` takes."""
+        return {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == MODEL}
+
+
+EXPERIMENTS: dict[str, type[RunConfig]] = {"rectangular": RectangularConfig}
+
+
+@functools.cache
+def options_of(config: type[RunConfig]) -> tuple[Option, ...]:
+    """The options of an experiment, model first, in the order of `--help`."""
+    found = []
+    for item in dataclasses.fields(config):
+        note = str(item.type)
+        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
+        meta = dict(item.metadata)
+        kind = note.removesuffix(" | None")
+        found.append(
+            Option(
+                item.name, "list" if kind == "list[str]" else kind, default, optional=note.endswith(" | None"), **meta
+            )
+        )
+    panels = [MODEL, REGULARIZER, DATA, OPTIMISATION, OUTPUT, HARDWARE]
+    return tuple(sorted(found, key=lambda o: panels.index(o.panel)))
+
+
+def from_dict(values: dict[str, Any], experiment: str | None = None) -> RunConfig:
+    """Builds the configuration that `values` (spelled as in files) describes.
+
+    Raises:
+        UserError: an unknown key (with the nearest name), an illegal value, or another experiment than asked for.
+    """
+    values = {key: value for key, value in values.items() if key != "experiment"} | (
+        {"experiment": values.get("experiment", experiment)}
+    )
+    found = values.pop("experiment")
+    if found not in EXPERIMENTS:
+        raise UserError(f"unknown experiment {found!r}{did_you_mean(str(found), EXPERIMENTS)}", "experiment")
+    if experiment not in (None, found):
+        raise UserError(f"the configuration is for `regx {found}`, not `regx {experiment}`", "config")
+    config = EXPERIMENTS[found]
+    names = {o.key: o.name for o in options_of(config)}
+    for key in values:
+        if key not in names:
+            raise UserError(f"unknown key {key!r} in the configuration{did_you_mean(str(key), names)}", "config")
+    return config(**{names[key]: value for key, value in values.items()})
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of options.
+
+    Raises:
+        UserError: no such file, not YAML, or not a mapping.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}", "config") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", "config") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no `key: value` lines", "config")
+    return {str(key): value for key, value in values.items()}
+
+
+def version() -> str:
+    """The version of regx, for env.json."""
+    return regx.__version__

@@ -1,0 +1,239 @@
+"""The run folder, which is the truth about a run: what is in it, and how it is written so that a kill loses nothing.
+
+config.yaml            every option
+env.json               versions, commit, command line, device
+metrics.csv            one row per logged epoch
+status.npz             dead / linear / nonlinear per unit x layer and point x layer
+plots/                 figures
+checkpoints/last.pt    everything a resumed run needs, the best weights included
+checkpoints/best.pt    the best weights alone
+result.json            written last: its presence means that the run has ended
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import math
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from regx.errors import RunFailed, UserError
+from regx.training import config as configs
+from regx.training.config import RunConfig
+
+
+class RunFolder:
+    """Paths and files of one run.
+
+    Args:
+        path: the folder; it need not exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.config = path / "config.yaml"
+        self.env = path / "env.json"
+        self.metrics = path / "metrics.csv"
+        self.status = path / "status.npz"
+        self.plots = path / "plots"
+        self.last = path / "checkpoints" / "last.pt"
+        self.best = path / "checkpoints" / "best.pt"
+        self.result = path / "result.json"
+
+    def create(self, config: RunConfig, argv: list[str]) -> None:
+        """Makes the folder with its configuration and environment.
+
+        Raises:
+            RunFailed: the folder cannot be written.
+        """
+        try:
+            self.last.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.config, config.as_yaml())
+            write_atomically(self.env, json.dumps(environment(argv), indent=2) + "\n")
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write run folder {self.path}: {error.strerror}; choose another --run-dir"
+            ) from None
+
+    def clear(self) -> None:
+        """Removes what an earlier run of the same configuration left, so that it starts anew."""
+        for path in (self.result, self.last, self.best, self.metrics, self.status):
+            path.unlink(missing_ok=True)
+
+    def read_config(self) -> RunConfig:
+        """The configuration of the run.
+
+        Raises:
+            UserError: this is no run folder.
+        """
+        if not self.config.is_file():
+            raise UserError(f"{self.path} is no run folder: it has no config.yaml")
+        return configs.from_dict(configs.read(self.config))
+
+    def read_result(self) -> dict[str, Any] | None:
+        """`result.json`, or None while the run has not ended.
+
+        Raises:
+            RunFailed: the file is not JSON.
+        """
+        if not self.result.is_file():
+            return None
+        try:
+            return json.loads(self.result.read_text())
+        except json.JSONDecodeError:
+            raise RunFailed(f"{self.result} is corrupt; delete it and run `regx resume {self.path}`") from None
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the folder for this process.
+
+        Raises:
+            RunFailed: another process is running in it.
+        """
+        from filelock import FileLock, Timeout
+
+        try:
+            with FileLock(self.path / ".lock", timeout=0):
+                yield
+        except Timeout:
+            raise RunFailed(
+                f"{self.path} is in use by another process; wait for it or choose another --run-dir"
+            ) from None
+
+
+class MetricsFile:
+    """Appends rows to metrics.csv; each row is complete on disk before the next begins.
+
+    Args:
+        path: the file.
+        keep_to: when resuming, the last epoch whose row is kept; later rows came after the checkpoint and are redone.
+    """
+
+    def __init__(self, path: Path, keep_to: int = 0) -> None:
+        self.path = path
+        self.columns: list[str] = []
+        if keep_to and path.is_file():
+            with path.open(newline="") as file:
+                rows = list(csv.reader(file))
+            epoch = rows[0].index("epoch")
+            kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[epoch]) <= keep_to]
+            self.columns = rows[0]
+            write_atomically(path, _lines([self.columns, *kept]))
+        elif path.is_file():
+            path.unlink()
+        self._file = path.open("a", newline="")
+
+    def append(self, row: dict[str, float]) -> None:
+        """Writes one row; the first row names the columns."""
+        if not self.columns:
+            self.columns = list(row)
+            self._file.write(_lines([self.columns]))
+        self._file.write(_lines([[_cell(row.get(column)) for column in self.columns]]))
+        self._file.flush()
+
+    def close(self) -> None:
+        """Closes the file."""
+        self._file.close()
+
+
+def _cell(value: float | None) -> str:
+    return "" if value is None else repr(value)
+
+
+def _lines(rows: list[list[str]]) -> str:
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
+
+
+def write_atomically(path: Path, content: str | bytes) -> None:
+    """Replaces `path` by `content` in one step: a reader or a kill sees the old file or the new one, never a part."""
+    data = content.encode() if isinstance(content, str) else content
+    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors, numbers, strings, lists and dicts atomically, readable with `weights_only=True`."""
+    import torch
+
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def load_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint onto the CPU.
+
+    Raises:
+        RunFailed: the file is damaged or is no checkpoint of regx.
+    """
+    import torch
+
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises many types for damaged files; the cause stays chained
+        raise RunFailed(f"checkpoint {path} is damaged; delete it to start the run anew with `regx resume`") from error
+    if not isinstance(state, dict) or "epoch" not in state:
+        raise RunFailed(f"{path} is no checkpoint of regx")
+    return state
+
+
+def to_json(value: Any) -> str:
+    """JSON text in which NaN and infinities, which JSON lacks, are null."""
+    return json.dumps(_finite(value), indent=2) + "\n"
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def environment(argv: list[str]) -> dict[str, Any]:
+    """What a run ran on: versions, commit, command line. No environment variables: they hold secrets."""
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions = {}
+    for package in ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "ucimlrepo", "wandb", "typer"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return {
+        "regx": configs.version(),
+        "commit": _commit(),
+        "argv": argv,
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "cpu_count": os.cpu_count(),
+        "versions": versions,
+    }
+
+
+def _commit() -> str | None:
+    root = Path(__file__).resolve().parents[1]
+    if not (root / ".git").exists():
+        return None
+    done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() or None
