@@ -13,14 +13,17 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 
-import regx
-from regx import data, models, regularizers
+from regx import __version__
+from regx.data import OPTIONS as DATA_OPTIONS
 from regx.errors import UserError, did_you_mean
+from regx.models import REGISTRY as MODELS
 from regx.parameters import Bounds, Parameter
+from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.regularizers import parse
 from regx.training import schedules
 
 
@@ -74,9 +77,9 @@ def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
     return option(p.default, p.help[0].upper() + p.help[1:], panel, choices=p.choices, bounds=p.bounds)
 
 
-_data = functools.partial(borrowed, data.OPTIONS, DATA)
-_model = functools.partial(borrowed, models.REGISTRY["rectangular"].parameters, MODEL)
-_jumpstart = functools.partial(borrowed, regularizers.REGISTRY["jumpstart"].parameters, REGULARIZER)
+_data = functools.partial(borrowed, DATA_OPTIONS, DATA)
+_model = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
+_jumpstart = functools.partial(borrowed, REGULARIZERS["jumpstart"].parameters, REGULARIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +130,7 @@ class RunConfig:
     task_loss: bool = option(True, "Train on the task loss; without it only the penalty is minimised.", REGULARIZER)
 
     epochs: int = option(4000, "Passes over the training rows.", OPTIMISATION, bounds=Bounds(1))
-    batch_size: int = option(
+    batch_size: int | Literal["full"] = option(
         256, "Rows per step, or `full` for one step per epoch.", OPTIMISATION, bounds=Bounds(1), words=("full",)
     )
     optimizer: str = option("adam", "Update rule.", OPTIMISATION, choices=("adam", "adamw", "sgd"))
@@ -219,7 +222,7 @@ class RunConfig:
         bounds=Bounds(0),
     )
     devices: str = option("auto", "auto, cpu, cuda, cuda:N, or how many GPUs (0 is the CPU).", HARDWARE)
-    threads: int = option(
+    threads: int | Literal["auto"] = option(
         "auto",
         "CPU threads of an operation; auto is 1 for small networks, which more would slow down.",
         HARDWARE,
@@ -246,16 +249,16 @@ class RunConfig:
             raise UserError("needs --optimizer sgd and --momentum above 0", "nesterov")
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
-        schedules.check(self)
+        schedules.check(self)  # type: ignore[arg-type]
         for spec in self.regularizer:
-            regularizers.parse(spec)
+            parse(spec)
 
     def penalties(self) -> list[tuple[str, dict[str, Any], float]]:
         """The regularizers with their options and strengths: `(name, options, strength)`."""
         found = []
         for spec in self.regularizer:
-            name, options, strength = regularizers.parse(spec)
-            own = {p.name for p in regularizers.REGISTRY[name].parameters}
+            name, options, strength = parse(spec)
+            own = {p.name for p in REGULARIZERS[name].parameters}
             shared = {
                 item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == REGULARIZER
             }
@@ -338,7 +341,7 @@ def options_of(config: type[RunConfig]) -> tuple[Option, ...]:
         note = str(item.type)
         default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
         meta = dict(item.metadata)
-        kind = note.removesuffix(" | None")
+        kind = note.partition(" | ")[0]
         found.append(
             Option(
                 item.name, "list" if kind == "list[str]" else kind, default, optional=note.endswith(" | None"), **meta
@@ -389,4 +392,4 @@ def read(path: Path) -> dict[str, Any]:
 
 def version() -> str:
     """The version of regx, for env.json."""
-    return regx.__version__
+    return __version__

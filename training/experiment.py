@@ -16,10 +16,11 @@ import numpy as np
 import torch
 from torch import nn
 
-from regx import data as datasets
-from regx import models, regularizers
+from regx.data import create as create_data
 from regx.data.module import DataModule
 from regx.errors import RunFailed, UserError
+from regx.models import create as create_model
+from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations
 from regx.training import plots, tracking
 from regx.training.config import RunConfig, options_of
@@ -81,7 +82,7 @@ def build(config: RunConfig) -> Experiment:
     """
     device = find_device(config.devices)
     seed_everything(config)
-    data = datasets.create(
+    data = create_data(
         config.dataset,
         seed=config.seed if config.data_seed is None else config.data_seed,
         **{
@@ -108,7 +109,7 @@ def build(config: RunConfig) -> Experiment:
         )
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
-    model = models.create(
+    model = create_model(
         config.experiment,
         input_shape=data.input_shape,
         output_size=data.output_size,
@@ -120,7 +121,7 @@ def build(config: RunConfig) -> Experiment:
         torch.set_num_threads(1)
     penalties = []
     for name, options, strength in config.penalties():
-        regularizer = regularizers.REGISTRY[name].load()(model, **options)
+        regularizer = REGULARIZERS[name].load()(model, **options)
         penalties.append(Penalty(regularizer, strength, "JR_loss" if name == "jumpstart" else f"{name}_loss"))
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties))
     return Experiment(config, data, model, trainer, device)
@@ -128,7 +129,7 @@ def build(config: RunConfig) -> Experiment:
 
 def _refuse_idle(config: RunConfig, data: DataModule) -> None:
     """Refuses options of images for data that is none, so that nobody believes they had an effect."""
-    if len(data.input_shape) > 1:
+    if len(data.input_shape) != 1:
         return
     of_images = ("kernel_size", "head", "n_maxpool", "maxpool_mode")
     for item in options_of(type(config)):
@@ -145,7 +146,10 @@ def _preactivations(config: RunConfig, model: nn.Module, penalties: list[Penalty
         if isinstance(penalty.regularizer, Jumpstart):
             return penalty.regularizer.preactivations
     return Preactivations(
-        model, hook_at=config.hook_at, skip_last=config.skip_last, skip_batchnorm=config.skip_batchnorm
+        model,
+        hook_at=config.hook_at,  # type: ignore[arg-type]
+        skip_last=config.skip_last,
+        skip_batchnorm=config.skip_batchnorm,
     )
 
 
@@ -222,7 +226,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer) ->
         trainer.load_state_dict(load_checkpoint(folder.last))
     observer.started([*experiment.describe(), f"run folder: {folder.path}"])
     tracker = tracking.start(
-        mode=config.wandb,
+        mode=config.wandb,  # type: ignore[arg-type]
         run_dir=folder.path,
         config=config.as_dict(),
         name=config.name or folder.path.name,
@@ -256,18 +260,19 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer) ->
                 on_checkpoint()
             ended = trainer.fit(on_row, on_checkpoint, stop)
         on_checkpoint()
-        status = "interrupted" if ended == "interrupted" else "finished"
-        exit_code = 130 if status == "interrupted" else 1
-        result = _result(experiment, folder, status, ended)
-        if status == "finished":
+        finished = ended != "interrupted"
+        result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
+        if finished:
             save_checkpoint(folder.best, {"epoch": trainer.best.epoch, "model": trainer.best.weights})
             result["test"] = _final(experiment, folder, tracker)
+            tracker.summary(result["test"])
+        exit_code = 0 if finished else 130
+        tracker.finish(exit_code)  # only after its end is it known what could not be uploaded
+        if tracker.sync_hint:
+            result["wandb"] = tracker.sync_hint
+        if finished:
             write_atomically(folder.result, to_json(result))
-            tracker.summary({key: value for key, value in result["test"].items()})
-            exit_code = 0
-        # Only after its end is it known what could not be uploaded.
-        tracker.finish(exit_code)
-        return result | ({"wandb": tracker.sync_hint} if tracker.sync_hint else {})
+        return result
     except RunFailed as failure:
         if trainer.best.weights:
             save_checkpoint(folder.best, {"epoch": trainer.best.epoch, "model": trainer.best.weights})

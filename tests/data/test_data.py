@@ -6,7 +6,7 @@ import platformdirs
 import pytest
 import torch
 
-from regx import data
+import regx.data as data
 from regx.errors import UserError
 
 

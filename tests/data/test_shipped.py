@@ -5,7 +5,7 @@ import pytest
 import torch
 from sklearn import datasets
 
-from regx import data
+import regx.data as data
 
 LOADERS: dict[str, Any] = {
     "iris": datasets.load_iris,
@@ -86,11 +86,11 @@ def test_paper_protocol(name: str, train: int, val: int) -> None:
 
 def test_digits_image_is_digits_in_its_shape() -> None:
     images = data.create("digits_image")
-    _, y = datasets.load_digits(return_X_y=True)
+    bunch: Any = datasets.load_digits()
     every = sorted(
         image.tobytes() for part in (images.train, images.val, images.test) if part for image in part.x.numpy()
     )
-    expected = sorted((image / 16).astype("float32").tobytes() for image in datasets.load_digits().images)
+    expected = sorted((image / 16).astype("float32").tobytes() for image in bunch.images)
     assert images.input_shape == (1, 8, 8)
-    assert images.output_size == len(set(y))
+    assert images.output_size == len(set(bunch.target))
     assert every == expected

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 import torch
 
-from regx import data
+import regx.data as data
 from regx.errors import UserError
 
 

@@ -3,7 +3,7 @@ import pytest
 import torch
 from sklearn.datasets import make_circles, make_moons
 
-from regx import data
+import regx.data as data
 
 TOY = [name for name, row in data.REGISTRY.rows.items() if row.facts["kind"] == "toy"]
 

@@ -13,7 +13,7 @@ import torch
 from ucimlrepo import fetch as ucimlrepo_fetch
 from ucimlrepo import fetch_ucirepo
 
-from regx import data
+import regx.data as data
 from regx.data import uci_api
 from regx.errors import RunFailed, UserError
 

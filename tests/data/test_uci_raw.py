@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from regx import data
+import regx.data as data
 from regx.data import uci
 from regx.errors import RunFailed
 

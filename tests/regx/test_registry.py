@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
-from regx import data, models, regularizers
+from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError
+from regx.models import REGISTRY as MODELS
 from regx.parameters import Bounds
 from regx.registry import Registry
-from regx.training import schedules
+from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.training.schedules import REGISTRY as SCHEDULES
 
 SOURCE = '''
 raise RuntimeError("this file must never be imported")
@@ -77,7 +79,9 @@ def test_two_of_one_name_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "registry", [models.REGISTRY, regularizers.REGISTRY, schedules.REGISTRY, data.REGISTRY], ids=lambda r: r.kind
+    "registry",
+    [MODELS, REGULARIZERS, SCHEDULES, DATASETS],
+    ids=lambda r: r.kind,
 )
 def test_rows_agree_with_the_imported_objects(registry: Registry) -> None:
     assert registry.rows

@@ -84,7 +84,7 @@ LONG = [
     "--depth",
     "6",
     "--epochs",
-    "400",
+    "200",
     "--n-samples",
     "300",
     "--lambda",
@@ -96,12 +96,14 @@ LONG = [
 ]
 
 
-@pytest.mark.parametrize("way", [signal.SIGKILL, signal.SIGINT])
-def test_a_run_that_is_ended_from_outside_resumes_to_the_same_end(tmp_path: Path, way: signal.Signals) -> None:
+@pytest.mark.parametrize(("way", "moments"), [(signal.SIGKILL, (30, 90)), (signal.SIGINT, (60,))])
+def test_a_run_that_is_ended_from_outside_resumes_to_the_same_end(
+    tmp_path: Path, way: signal.Signals, moments: tuple[int, ...]
+) -> None:
     options = ["--wandb", "disabled", "--no-plots", "--checkpoint-every", "0.05"]
     whole = RectangularConfig(
         depth=6,
-        epochs=400,
+        epochs=200,
         n_samples=300,
         lambda_=0.01,
         dropout=0.05,
@@ -114,7 +116,7 @@ def test_a_run_that_is_ended_from_outside_resumes_to_the_same_end(tmp_path: Path
     folder = tmp_path / "broken" / expected.name
     arguments = ["rectangular", *LONG, *options, "--run-dir", str(tmp_path / "broken")]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    for already in (40, 200):
+    for already in moments:
         process = subprocess.Popen(command(*arguments), stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment)
         wait_for_rows(process, folder / "metrics.csv", already)
         process.send_signal(way)

@@ -1,0 +1,1 @@
+"""What people type: one file per command group. Each parses, calls one function and prints; nothing heavy at import."""

@@ -1,0 +1,160 @@
+"""What goes to stdout: results, tables, plans; rich is imported when something is printed."""
+
+import json
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+from regx.errors import UserError, did_you_mean
+from regx.registry import Info
+from regx.training.config import RunConfig, options_of
+
+FORMATS = ("table", "json")
+
+
+def formats(incomplete: str) -> list[str]:
+    """Completion of --format."""
+    return [name for name in FORMATS if name.startswith(incomplete)]
+
+
+def check_format(format: str) -> None:
+    """Raises `UserError` for a format that does not exist."""
+    if format not in FORMATS:
+        raise UserError(f"{format!r} is not among table, json{did_you_mean(format, FORMATS)}", "format")
+
+
+def _console() -> Any:
+    from rich.console import Console
+
+    # In a pipe nobody should lose columns to a width of 80.
+    return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+
+
+def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
+    """Prints a table."""
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    for index, column in enumerate(columns):
+        numbers = bool(rows) and all(isinstance(row[index], int | float) or row[index] in (None, "") for row in rows)
+        table.add_column(
+            column, no_wrap=index == 0, style="cyan" if index == 0 else "", justify="right" if numbers else "left"
+        )
+    for row in rows:
+        table.add_row(*(_text(cell) for cell in row))
+    _console().print(table)
+
+
+def _text(cell: Any) -> str:
+    from rich.markup import escape
+
+    return "" if cell is None else escape(str(cell))
+
+
+def print_info(kind: str, info: Info) -> None:
+    """Prints a row of a registry in full."""
+    console = _console()
+    console.print(f"[bold cyan]{info.name}[/]  ({kind})\n")
+    console.print(info.description.partition("\nArgs:\n")[0].rstrip(), markup=False)
+    facts = {key.replace("_", " "): value for key, value in info.facts.items() if value not in (None, "")}
+    if info.source:
+        facts["source"] = info.source
+    if facts:
+        console.print()
+    for key, value in facts.items():
+        console.print(f"[bold]{key}[/]: {_text(value)}")
+    if info.parameters:
+        console.print()
+        rows = [[p.name, p.default, p.allowed(), p.help] for p in info.parameters]
+        print_table("parameters", ["name", "default", "allowed", "help"], rows)
+
+
+def print_config(config: RunConfig, format: str) -> None:
+    """Prints the whole configuration."""
+    print(
+        json.dumps(config.as_dict(), indent=2) if format == "json" else config.as_yaml(),
+        end="" if format == "table" else "\n",
+    )
+
+
+def print_plan(config: RunConfig, format: str) -> None:
+    """Prints what would run, without running it."""
+    path = Path(config.run_dir) / config.run_name()
+    state = (
+        "finished" if (path / "result.json").is_file() else "unfinished" if (path / "config.yaml").is_file() else "new"
+    )
+    if format == "json":
+        print(
+            json.dumps(
+                {"runs": 1, "run_dir": str(path), "state": state, "hash": config.hash(), "config": config.as_dict()},
+                indent=2,
+            )
+        )
+        return
+    changed = [
+        [o.flag, getattr(config, o.name), o.default]
+        for o in options_of(type(config))
+        if getattr(config, o.name) != o.default
+    ]
+    if changed:
+        print_table("options that differ from their defaults", ["option", "value", "default"], changed)
+    print(f"would train 1 run in {path} ({state})")
+
+
+def print_result(result: dict[str, Any], format: str) -> None:
+    """Prints the outcome of a run: `result.json` itself, or a table for people."""
+    if format == "json":
+        from regx.training.folder import to_json
+
+        print(to_json(result), end="")
+        return
+    best, last, test = result["best"], result["last"], result["test"]
+    metric = result["monitor"].partition("/")[2]
+    name = {"acc": "accuracy", "r2": "R2"}[metric]
+    shown = [
+        ("epoch", "epoch", "{:.0f}"),
+        (f"validation {name}", f"val/{metric}", "{:.4f}"),
+        (f"training {name}", f"train/{metric}", "{:.4f}"),
+        ("validation loss", "val/loss", "{:.4f}"),
+        ("Jumpstart loss (training)", "train/JR_loss", "{:.4f}"),
+        ("dead units", "train/jr/unit_dead_ratio", "{:.1%}"),
+        ("linear units", "train/jr/unit_linear_ratio", "{:.1%}"),
+        ("points dead in some layer", "train/jr/point_dead_ratio", "{:.1%}"),
+    ]
+    rows = [
+        [label, *(form.format(row[key]) if row.get(key) is not None else "" for row in (best, last))]
+        for label, key, form in shown
+        if key in best
+    ]
+    if test:
+        rows.insert(2, [f"test {name}", f"{test[f'test/{metric}']:.4f}", ""])
+    if best:
+        print_table(
+            f"{result['status']} after {result['epochs']} epochs, {result['seconds']:.0f} s",
+            ["", "best epoch", "last epoch"],
+            rows,
+        )
+    print(verdict(result))
+    print(f"results: {result['run_dir']}")
+    if "wandb" in result:
+        print(f"upload:  {result['wandb']}")
+
+
+def verdict(result: dict[str, Any]) -> str:
+    """One sentence: did the network train, and is it alive?"""
+    best = result["best"]
+    if result["status"] == "failed":
+        return f"failed: {result['error']}"
+    if not best:
+        return "no epoch was completed"
+    metric = result["monitor"]
+    value, chance = best[metric], result["chance"]
+    name = "accuracy" if metric.endswith("acc") else "R2"
+    learned = value > chance + 0.05
+    text = f"validation {name} {value:.3f}, a constant guess has {chance:.3f}"
+    dead = best.get("train/jr/unit_dead_ratio")
+    if dead is not None and not math.isnan(dead):
+        text += f"; {dead:.0%} of the units are dead"
+    return f"{'trained' if learned else 'did not train'}: {text}"

@@ -1,0 +1,121 @@
+"""What goes to stderr while a run trains: a bar on a terminal, plain lines in a pipe."""
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Seconds between plain lines, and between redraws of the bar.
+LINE_EVERY = 10.0
+DRAW_EVERY = 0.1
+
+
+@contextmanager
+def waiting(what: str) -> Iterator[None]:
+    """Shows on a terminal that something slow is going on."""
+    if not sys.stderr.isatty():
+        yield
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(what):
+        yield
+
+
+@contextmanager
+def observer() -> Iterator["Lines"]:
+    """The observer that fits stderr; it is closed at the end."""
+    watcher = Bar() if sys.stderr.isatty() else Lines()
+    try:
+        yield watcher
+    finally:
+        watcher.close()
+
+
+class Lines:
+    """Plain lines, for pipes and log files: the first epoch, then one every ten seconds, then the last."""
+
+    def __init__(self) -> None:
+        self._printed = -LINE_EVERY
+
+    def started(self, lines: list[str]) -> None:
+        for line in lines:
+            self.say(line)
+
+    def row(self, row: dict[str, float], epochs: int) -> None:
+        now = time.monotonic()
+        if now - self._printed >= LINE_EVERY or row["epoch"] == epochs:
+            self._printed = now
+            self.say(
+                f"epoch {row['epoch']:.0f}/{epochs}  "
+                + "  ".join(f"{name} {value}" for name, value in facts(row).items())
+            )
+
+    def warn(self, message: str) -> None:
+        self.say(f"regx: warning: {message}")
+
+    def say(self, text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        pass
+
+
+class Bar(Lines):
+    """A progress bar with the last row and the time left."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        self._console = Console(stderr=True, highlight=False)
+        self._progress = Progress(
+            TextColumn("epoch"),
+            MofNCompleteColumn(),
+            BarColumn(bar_width=None),
+            TextColumn("{task.fields[facts]}"),
+            TimeRemainingColumn(compact=True, elapsed_when_finished=True),
+            console=self._console,
+            refresh_per_second=1 / DRAW_EVERY,
+            expand=True,
+        )
+        self._task: Any = None
+        self._drawn = 0.0
+        self._last: dict[str, float] = {}
+
+    def row(self, row: dict[str, float], epochs: int) -> None:
+        if self._task is None:
+            self._progress.start()
+            # Starting at the first row keeps the estimate right for a resumed run.
+            self._task = self._progress.add_task("", total=epochs, facts="", completed=int(row["epoch"]) - 1)
+        self._last = row
+        if time.monotonic() - self._drawn >= DRAW_EVERY:
+            self._draw()
+
+    def _draw(self) -> None:
+        self._drawn = time.monotonic()
+        text = "  ".join(f"[dim]{name}[/] {value}" for name, value in facts(self._last).items())
+        self._progress.update(self._task, completed=self._last["epoch"], facts=text)
+
+    def say(self, text: str) -> None:
+        self._console.print(text, markup=False, style="yellow" if text.startswith("regx: warning") else "dim")
+
+    def close(self) -> None:
+        if self._task is not None:
+            self._draw()
+            # An early end is an end: show the time it took, not the time that is no longer needed.
+            self._progress.update(self._task, total=self._last["epoch"])
+            self._progress.stop()
+
+
+def facts(row: dict[str, float]) -> dict[str, str]:
+    """What a person watches: loss, validation metric, dead and linear share."""
+    found = {"loss": f"{row['train/loss']:.4f}"}
+    for key, name in (("val/acc", "val acc"), ("val/r2", "val R2")):
+        if key in row:
+            found[name] = f"{row[key]:.3f}"
+    for key, name in (("train/jr/unit_dead_ratio", "dead"), ("train/jr/unit_linear_ratio", "linear")):
+        if key in row:
+            found[name] = f"{row[key]:.0%}"
+    return found

@@ -1,0 +1,70 @@
+"""Writes the tables of README.md from the registries and the configuration: `python -m regx.cli.readme`.
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import re
+from pathlib import Path
+
+from regx.cli.listing import REGISTRIES
+from regx.training.config import EXPERIMENTS, RunConfig, options_of
+
+
+def table(name: str) -> str:
+    """The Markdown table called `name`: a registry (`datasets`) or an experiment's options (`rectangular options`)."""
+    if name.endswith(" options"):
+        return _options(EXPERIMENTS[name.removesuffix(" options")])
+    infos = list(REGISTRIES[name].rows.values())
+    facts = list(dict.fromkeys(key for info in infos for key in info.facts))
+    rows = [[f"`{info.name}`", *(_cell(info.facts.get(key)) for key in facts), info.summary] for info in infos]
+    return _markdown(["name", *(fact.replace("_", " ") for fact in facts), "what it is"], rows)
+
+
+def _cell(value: object) -> str:
+    return "" if value is None else str(value)
+
+
+def _options(config: type[RunConfig]) -> str:
+    parts = []
+    panels = dict.fromkeys(option.panel for option in options_of(config))
+    for panel in panels:
+        rows = []
+        for option in options_of(config):
+            if option.panel == panel:
+                flag = f"`{option.flag}`" if option.type != "bool" else f"`{option.flag}` / `--no-{option.flag[2:]}`"
+                default = (
+                    {True: "yes", False: "no"}.get(option.default, option.default)
+                    if option.type == "bool"
+                    else option.default
+                )
+                shown = (
+                    ""
+                    if default is None or default == []
+                    else ", ".join(default)
+                    if isinstance(default, list)
+                    else str(default)
+                )
+                allowed = option.allowed() if option.choices or option.bounds or option.words else ""
+                rows.append([flag, shown, allowed, option.help])
+        parts.append(f"**{panel}**\n\n" + _markdown(["option", "default", "allowed", "what it does"], rows))
+    return "\n\n".join(parts)
+
+
+def _markdown(columns: list[str], rows: list[list[str]]) -> str:
+    lines = [columns, ["---"] * len(columns), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def updated(text: str) -> str:
+    """The README with every table made anew."""
+    return re.sub(
+        r"(<!-- table: ([\w ]+) -->\n).*?(<!-- end -->)",
+        lambda match: f"{match.group(1)}\n{table(match.group(2))}\n\n{match.group(3)}",
+        text,
+        flags=re.DOTALL,
+    )
+
+
+if __name__ == "__main__":
+    readme = Path(__file__).resolve().parents[1] / "README.md"
+    readme.write_text(updated(readme.read_text()))

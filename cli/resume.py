@@ -1,0 +1,30 @@
+"""`regx resume`: continue a run that was interrupted or killed."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from regx.cli import output, rectangular
+from regx.errors import UserError
+
+
+def resume(
+    folder: Annotated[
+        Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run, as printed when it started.")
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format", "-f", metavar="table|json", help="How to print the result.", autocompletion=output.formats
+        ),
+    ] = "table",
+) -> None:
+    """Continue a run that was interrupted or killed; on the CPU it ends exactly as if nothing had happened."""
+    from regx.training.folder import RunFolder
+
+    output.check_format(format)
+    if not folder.is_dir():
+        raise UserError(f"no such run folder: {folder}")
+    config = RunFolder(folder).read_config()
+    rectangular.train(config, format, folder=folder)

@@ -1,0 +1,61 @@
+"""The README is true: its Python runs, its commands exist, its tables are those of the registries."""
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from regx.cli.main import main
+from regx.cli.readme import updated
+
+ROOT = Path(__file__).resolve().parents[1]
+TEXT = (ROOT / "README.md").read_text()
+
+
+def test_tables_are_up_to_date() -> None:
+    assert updated(TEXT) == TEXT, "run `python -m regx.cli.readme`"
+
+
+def test_the_loop_runs_as_printed() -> None:
+    code = next(
+        block for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL) if "optimizer.step()" in block
+    )
+    torch.manual_seed(0)
+    names: dict[str, object] = {}
+    exec(code, names)
+    model = names["model"]
+    assert isinstance(model, torch.nn.Module)
+    assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^(regx rectangular [^#\n]*)", TEXT, flags=re.MULTILINE))))
+def test_every_training_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*line.split()[1:], "--dry-run"])
+    assert not stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize("line", sorted(set(re.findall(r"^(regx (?:list|show) [^#\n]*)", TEXT, flags=re.MULTILINE))))
+def test_every_lookup_command_runs(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(line.split()[1:])
+    assert not stop.value.code, capsys.readouterr().err
+
+
+def test_links_lead_somewhere() -> None:
+    for target in re.findall(r"\]\((?!https?://)([^)]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_make_targets_exist() -> None:
+    for target in set(re.findall(r"`?make (\w+)`?", TEXT)):
+        done = subprocess.run(["make", "-n", target], cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+
+
+def test_version_is_one_line() -> None:
+    done = subprocess.run([sys.executable, "-m", "regx", "--version"], capture_output=True, text=True, check=True)
+    assert re.fullmatch(r"regx \d+\.\d+\.\d+\n", done.stdout)
