@@ -9,6 +9,7 @@ import torch
 
 from regx.cli.progress import observer
 from regx.training import experiment, plots
+from regx.training.build import build
 from regx.training.config import RectangularConfig
 from regx.training.folder import RunFolder, load_checkpoint
 
@@ -20,7 +21,7 @@ def picture_of(config: RectangularConfig, title: str) -> plots.RunPicture:
     with observer() as watcher:
         result = experiment.run(config, watcher, argv=sys.argv)
     folder = RunFolder(Path(result["run_dir"]))
-    built = experiment.build(config)
+    built = build(config)
     built.model.load_state_dict(load_checkpoint(folder.best)["model"])
     built.model.eval()
 

@@ -145,8 +145,6 @@ def print_result(result: dict[str, Any], format: str) -> None:
 def verdict(result: dict[str, Any]) -> str:
     """One sentence: did the network train, and is it alive?"""
     best = result["best"]
-    if result["status"] == "failed":
-        return f"failed: {result['error']}"
     if not best:
         return "no epoch was completed"
     metric = result["monitor"]
@@ -157,4 +155,5 @@ def verdict(result: dict[str, Any]) -> str:
     dead = best.get("train/jr/unit_dead_ratio")
     if dead is not None and not math.isnan(dead):
         text += f"; {dead:.0%} of the units are dead"
-    return f"{'trained' if learned else 'did not train'}: {text}"
+    outcome = "so far" if result["status"] == "interrupted" else "trained" if learned else "did not train"
+    return f"{outcome}: {text}"

@@ -67,12 +67,11 @@ class Bar(Lines):
 
     def __init__(self) -> None:
         from rich.console import Console
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            TextColumn("epoch"),
-            MofNCompleteColumn(),
+            TextColumn("epoch {task.completed:.0f}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
@@ -88,7 +87,9 @@ class Bar(Lines):
         if self._task is None:
             self._progress.start()
             # Starting at the first row keeps the estimate right for a resumed run.
-            self._task = self._progress.add_task("", total=epochs, facts="", completed=int(row["epoch"]) - 1)
+            self._task = self._progress.add_task(
+                "", total=epochs, epochs=epochs, facts="", completed=int(row["epoch"]) - 1
+            )
         self._last = row
         if time.monotonic() - self._drawn >= DRAW_EVERY:
             self._draw()

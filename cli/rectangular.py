@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regx.cli import options, output, progress
-from regx.errors import UserError
+from regx.errors import RunFailed, UserError
 from regx.training.config import OUTPUT, RectangularConfig, RunConfig
 
 EPILOG = """Examples:
@@ -94,9 +94,10 @@ def train(config: RunConfig, format: str, *, force: bool = False, folder: Path |
         result = experiment.run(
             config, observer, argv=sys.argv, force=force, folder=RunFolder(folder) if folder else None
         )
-    output.print_result(result, format)
+    if result["status"] != "failed" or format == "json":
+        output.print_result(result, format)
+    if result["status"] == "failed":
+        raise RunFailed(result["error"])
     if result["status"] == "interrupted":
         print(f"interrupted; continue with: regx resume {result['run_dir']}", file=sys.stderr)
         raise typer.Exit(130)
-    if result["status"] == "failed":
-        raise typer.Exit(1)

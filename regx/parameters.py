@@ -87,11 +87,11 @@ class Parameter:
             raise UserError(f"needs a value ({self.allowed()})", self.name)
         if isinstance(value, str) and value in self.words:
             return value
-        value = self._converted(value)
+        given, value = value, self._converted(value)
         if self.choices and value not in self.choices:
             raise UserError(f"{value!r} is not among its choices{did_you_mean(str(value), self.choices)}", self.name)
         if self.bounds and not isinstance(value, str | list) and not self.bounds.hold(value):
-            raise UserError(f"{value!r} is out of bounds; use {self.allowed()}", self.name)
+            raise UserError(f"{given} is out of bounds; use {self.allowed()}", self.name)
         return value
 
     def allowed(self) -> str:

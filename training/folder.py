@@ -116,20 +116,19 @@ class MetricsFile:
     Args:
         path: the file.
         keep_to: when resuming, the last epoch whose row is kept; later rows came after the checkpoint and are redone.
+
+    Raises:
+        RunFailed: when resuming, the file is damaged.
     """
 
     def __init__(self, path: Path, keep_to: int = 0) -> None:
         self.path = path
         self.columns: list[str] = []
-        if keep_to and path.is_file():
-            with path.open(newline="") as file:
-                rows = list(csv.reader(file))
-            epoch = rows[0].index("epoch")
-            kept = [row for row in rows[1:] if len(row) == len(rows[0]) and int(row[epoch]) <= keep_to]
-            self.columns = rows[0]
+        if keep_to:
+            self.columns, kept = _read_rows(path, keep_to)
             write_atomically(path, _lines([self.columns, *kept]))
-        elif path.is_file():
-            path.unlink()
+        else:
+            path.unlink(missing_ok=True)
         self._file = path.open("a", newline="")
 
     def append(self, row: dict[str, float]) -> None:
@@ -143,6 +142,17 @@ class MetricsFile:
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
+
+
+def _read_rows(path: Path, keep_to: int) -> tuple[list[str], list[list[str]]]:
+    """Columns, and the complete rows up to epoch `keep_to`."""
+    try:
+        with path.open(newline="") as file:
+            columns, *rows = csv.reader(file)
+        epoch = columns.index("epoch")
+        return columns, [row for row in rows if len(row) == len(columns) and int(row[epoch]) <= keep_to]
+    except (OSError, ValueError):
+        raise RunFailed(f"{path} is damaged; delete {path.parent}/checkpoints/last.pt to start the run anew") from None
 
 
 def _cell(value: float | None) -> str:
@@ -180,20 +190,26 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def load_checkpoint(path: Path) -> dict[str, Any]:
+def load_checkpoint(path: Path, hash: str | None = None) -> dict[str, Any]:
     """Reads a checkpoint onto the CPU.
 
+    Args:
+        path: the file.
+        hash: of the configuration that it must belong to.
+
     Raises:
-        RunFailed: the file is damaged or is no checkpoint of regx.
+        RunFailed: the file is damaged, is no checkpoint of regx, or belongs to another configuration.
     """
     import torch
 
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; the cause stays chained
-        raise RunFailed(f"checkpoint {path} is damaged; delete it to start the run anew with `regx resume`") from error
+        raise RunFailed(f"checkpoint {path} is damaged; delete it, and `regx resume` starts the run anew") from error
     if not isinstance(state, dict) or "epoch" not in state:
         raise RunFailed(f"{path} is no checkpoint of regx")
+    if hash is not None and state.get("hash") != hash:
+        raise RunFailed(f"config.yaml or its data file has changed since {path}; delete that to start the run anew")
     return state
 
 

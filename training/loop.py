@@ -147,6 +147,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on: weights, optimiser, schedule, random states, the best so far."""
         state = {
+            "hash": self.config.hash(),
             "epoch": self.epoch,
             "since_best": self.since_best,
             "seconds": self.seconds,

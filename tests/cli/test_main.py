@@ -180,6 +180,16 @@ def test_list_and_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert {p["name"] for p in shown["parameters"]} >= {"mode", "aggr", "tie_breaking", "sign_balance", "hook_at"}
 
 
+def test_a_failed_run_is_one_line_and_its_result(capsys: pytest.CaptureFixture[str]) -> None:
+    typed = ["--dataset", "diabetes", "--optimizer", "sgd", "--lr", "1e12", "--epochs", "9", "--wandb", "disabled"]
+    done = Done(capsys, "rectangular", *typed, "-f", "json")
+    assert done.code == 1
+    assert json.loads(done.out)["status"] == "failed"
+    assert done.err.splitlines()[-1].startswith("regx: error: ") and "a lower --lr" in done.err.splitlines()[-1]
+    again = Done(capsys, "rectangular", *typed)
+    assert (again.code, again.out) == (1, "")
+
+
 def test_doctor_trains_and_reports(capsys: pytest.CaptureFixture[str]) -> None:
     rows = {row["check"]: row for row in json.loads(Done(capsys, "doctor", "-f", "json").out)}
     assert {"torchvision", "devices", "data folder", "W&B", "smoke run"} <= set(rows)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,6 +17,7 @@ import torch
 
 from regx.errors import RunFailed, UserError
 from regx.training import experiment
+from regx.training.build import build
 from regx.training.config import RectangularConfig
 from regx.training.folder import RunFolder, load_checkpoint
 
@@ -161,7 +163,7 @@ def test_run_folder_holds_what_it_promises(tmp_path: Path) -> None:
 def test_best_weights_give_the_test_metric(tmp_path: Path) -> None:
     c = config(tmp_path, epochs=12, lr=0.05)
     result = experiment.run(c, Quiet(), argv=[])
-    built = experiment.build(c)
+    built = build(c)
     built.model.load_state_dict(load_checkpoint(RunFolder(Path(result["run_dir"])).best)["model"])
     with torch.no_grad():
         assert built.data.test is not None
@@ -171,12 +173,12 @@ def test_best_weights_give_the_test_metric(tmp_path: Path) -> None:
 
 def test_a_failing_run_says_why_and_keeps_its_last_good_checkpoint(tmp_path: Path) -> None:
     c = config(tmp_path, dataset="diabetes", optimizer="sgd", lr=1e12, epochs=30, checkpoint_every=0.0)
-    with pytest.raises(RunFailed, match=r"at epoch \d+.*last good checkpoint: epoch \d+"):
-        experiment.run(c, Quiet(), argv=[])
+    returned = experiment.run(c, Quiet(), argv=[])
     folder = RunFolder(tmp_path / c.run_name())
     result = folder.read_result()
     assert result is not None
-    assert result["status"] == "failed" and "a lower --lr" in result["error"]
+    assert result["status"] == returned["status"] == "failed"
+    assert re.search(r"at epoch \d+; a lower --lr.*\(last good checkpoint: epoch \d+", result["error"])
     assert all(bool(value.isfinite().all()) for value in load_checkpoint(folder.last)["model"].values())
 
 
@@ -202,6 +204,15 @@ def test_damaged_checkpoint_is_said_and_can_be_deleted(tmp_path: Path) -> None:
     folder.last.unlink()
     again = experiment.run(c, Quiet(), argv=[], folder=folder)
     assert (again["best"], again["test"]) == (whole["best"], whole["test"])
+
+
+def test_a_changed_configuration_is_not_resumed(tmp_path: Path) -> None:
+    c = config(tmp_path)
+    folder = RunFolder(Path(experiment.run(c, Quiet(), argv=[])["run_dir"]))
+    folder.result.unlink()
+    folder.config.write_text(folder.config.read_text().replace("width: 4", "width: 5"))
+    with pytest.raises(RunFailed, match=r"config\.yaml or its data file has changed"):
+        experiment.run(folder.read_config(), Quiet(), argv=[], folder=folder)
 
 
 def test_no_secrets_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,6 +52,15 @@ def test_metrics_file_drops_what_came_after_the_checkpoint(tmp_path: Path) -> No
     assert path.read_text() == "epoch,val/acc\n1,0.1\n2,0.2\n3,0.3\n4,0.25\n"
 
 
+@pytest.mark.parametrize("content", [None, "", "loss\n0.5\n", "epoch,loss\nx,1\n"])
+def test_damaged_metrics_are_said_to_be_so(tmp_path: Path, content: str | None) -> None:
+    path = tmp_path / "metrics.csv"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises(RunFailed, match=r"metrics\.csv is damaged; delete .*last\.pt"):
+        MetricsFile(path, keep_to=1)
+
+
 def test_json_has_no_nan() -> None:
     assert json.loads(to_json({"a": float("nan"), "b": [float("inf"), 1.0], "c": {"d": 2}})) == {
         "a": None,

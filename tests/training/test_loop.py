@@ -7,11 +7,11 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from regx import models
 from regx.data.module import DataModule, Split
 from regx.errors import RunFailed, UserError
+from regx.models import create
 from regx.regularizers import Jumpstart
-from regx.training import experiment
+from regx.training.build import Experiment, build
 from regx.training.config import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
 from regx.training.objective import Objective, chance
@@ -24,7 +24,7 @@ def config(**options: Any) -> RectangularConfig:
     return RectangularConfig(**small | options)
 
 
-def fit(built: experiment.Experiment, stop_after: int | None = None) -> list[dict[str, float]]:
+def fit(built: Experiment, stop_after: int | None = None) -> list[dict[str, float]]:
     rows: list[dict[str, float]] = []
     trainer = built.trainer
     trainer.fit(rows.append, lambda: None, lambda: stop_after is not None and trainer.epoch >= stop_after)
@@ -34,11 +34,11 @@ def fit(built: experiment.Experiment, stop_after: int | None = None) -> list[dic
 def test_equals_the_obvious_loop() -> None:
     """Weights after training equal those of a loop written out with plain PyTorch."""
     c = config(epochs=3, weight_decay=0.01, optimizer="sgd", momentum=0.9, grad_clip=0.5)
-    built = experiment.build(c)
+    built = build(c)
     fit(built)
 
     torch.manual_seed(c.seed)
-    model = models.create("rectangular", input_shape=(2,), output_size=1, **c.model_options())
+    model = create("rectangular", input_shape=(2,), output_size=1, **c.model_options())
     x, y = built.data.train.x, built.data.train.y
     order = torch.Generator().manual_seed(c.seed)
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -62,7 +62,7 @@ def test_equals_the_obvious_loop() -> None:
 
 
 def test_logged_values_are_those_of_the_weights() -> None:
-    built = experiment.build(config(batchnorm=True, dropout=0.1))
+    built = build(config(batchnorm=True, dropout=0.1))
     row = fit(built)[-1]
     built.model.eval()
     with torch.no_grad():
@@ -79,7 +79,7 @@ def test_logged_values_are_those_of_the_weights() -> None:
 
 def test_training_sums_weigh_a_short_last_batch_right() -> None:
     """With a learning rate of nearly 0, the mean over batches of 32, 32 and 8 rows is the loss of all 72 at once."""
-    built = experiment.build(config(epochs=1, lr=1e-12, lambda_=0.0))
+    built = build(config(epochs=1, lr=1e-12, lambda_=0.0))
     row = fit(built)[-1]
     with torch.no_grad():
         output = built.model(built.data.train.x)
@@ -90,9 +90,9 @@ def test_training_sums_weigh_a_short_last_batch_right() -> None:
 
 
 def test_strength_zero_is_bit_identical_to_no_regularizer() -> None:
-    measured = experiment.build(config(lambda_=0.0, dropout=0.2))
+    measured = build(config(lambda_=0.0, dropout=0.2))
     fit(measured)
-    plain = experiment.build(config(lambda_=0.0, dropout=0.2, log_status=False))
+    plain = build(config(lambda_=0.0, dropout=0.2, log_status=False))
     for penalty in plain.trainer.penalties:
         penalty.regularizer.detach()
     plain.trainer.penalties.clear()
@@ -102,7 +102,7 @@ def test_strength_zero_is_bit_identical_to_no_regularizer() -> None:
 
 
 def test_penalty_alone_moves_the_weights_without_a_task() -> None:
-    built = experiment.build(config(task_loss=False, lambda_=1.0, epochs=30))
+    built = build(config(task_loss=False, lambda_=1.0, epochs=30))
     rows = fit(built)
     assert rows[-1]["train/JR_loss"] < 0.5 * rows[0]["train/JR_loss"]
     assert rows[-1]["train/total_loss"] == pytest.approx(rows[-1]["train/JR_loss"])
@@ -122,13 +122,13 @@ def test_penalty_alone_moves_the_weights_without_a_task() -> None:
 )
 def test_resumed_equals_uninterrupted_bit_for_bit(options: dict[str, Any], tmp_path: Path) -> None:
     c = config(epochs=7, **options)
-    whole = experiment.build(c)
+    whole = build(c)
     rows = fit(whole)
-    half = experiment.build(c)
+    half = build(c)
     first = fit(half, stop_after=3)
     save_checkpoint(tmp_path / "last.pt", half.trainer.state_dict())
     torch.manual_seed(999)  # another process has another random state
-    rest = experiment.build(c)
+    rest = build(c)
     rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt"))
     assert first + fit(rest) == rows
     for ours, theirs in zip(rest.model.state_dict().values(), whole.model.state_dict().values(), strict=True):
@@ -139,22 +139,20 @@ def test_resumed_equals_uninterrupted_bit_for_bit(options: dict[str, Any], tmp_p
 
 
 def test_seed_decides_the_initial_weights_and_the_batches() -> None:
-    weights = [
-        torch.cat([p.flatten() for p in experiment.build(config(seed=seed)).model.parameters()]) for seed in (1, 1, 2)
-    ]
+    weights = [torch.cat([p.flatten() for p in build(config(seed=seed)).model.parameters()]) for seed in (1, 1, 2)]
     assert torch.equal(weights[0], weights[1])
     assert not torch.equal(weights[0], weights[2])
-    assert fit(experiment.build(config(seed=1))) == fit(experiment.build(config(seed=1)))
+    assert fit(build(config(seed=1))) == fit(build(config(seed=1)))
 
 
 def test_data_seed_holds_the_data_while_the_seed_moves() -> None:
-    first, second = (experiment.build(config(seed=seed, data_seed=0)) for seed in (1, 2))
+    first, second = (build(config(seed=seed, data_seed=0)) for seed in (1, 2))
     assert torch.equal(first.data.train.x, second.data.train.x)
-    assert not torch.equal(first.data.train.x, experiment.build(config(seed=1)).data.train.x)
+    assert not torch.equal(first.data.train.x, build(config(seed=1)).data.train.x)
 
 
 def test_a_loss_that_is_not_finite_ends_the_run() -> None:
-    built = experiment.build(config(optimizer="sgd", lr=1e12, dataset="diabetes", activation="leaky_relu", epochs=50))
+    built = build(config(optimizer="sgd", lr=1e12, dataset="diabetes", activation="leaky_relu", epochs=50))
     with pytest.raises(RunFailed, match=r"(inf|nan) at epoch \d+; a lower --lr"):
         fit(built)
 
@@ -162,7 +160,7 @@ def test_a_loss_that_is_not_finite_ends_the_run() -> None:
 def test_early_stopping() -> None:
     reason = []
     for options in ({"stop_at": 0.5}, {"patience": 2, "lr": 1e-12}, {"stop_at": None}):
-        built = experiment.build(config(epochs=9, **options))
+        built = build(config(epochs=9, **options))
         reason.append((built.trainer.fit(lambda row: None, lambda: None, lambda: False), built.trainer.epoch))
     assert reason[0][0] == "stop_at" and reason[0][1] < 9
     assert reason[1] == ("patience", 3), "the first epoch, and two that were no better"
@@ -170,7 +168,7 @@ def test_early_stopping() -> None:
 
 
 def test_rows_are_logged_at_the_first_every_nth_and_the_last_epoch() -> None:
-    assert [row["epoch"] for row in fit(experiment.build(config(epochs=8, log_every=3, stop_at=None)))] == [1, 3, 6, 8]
+    assert [row["epoch"] for row in fit(build(config(epochs=8, log_every=3, stop_at=None)))] == [1, 3, 6, 8]
 
 
 def regression(targets: int) -> DataModule:
@@ -211,7 +209,7 @@ def test_regression_metrics_equal_scikit_learn(targets: int) -> None:
 
 
 def test_binary_label_smoothing_equals_two_class_cross_entropy() -> None:
-    built = experiment.build(config(label_smoothing=0.2))
+    built = build(config(label_smoothing=0.2))
     logits = torch.randn(9, 1, generator=torch.Generator().manual_seed(0))
     y = torch.arange(9) % 2
     two_classes = torch.cat([torch.zeros_like(logits), logits], 1)
@@ -221,7 +219,7 @@ def test_binary_label_smoothing_equals_two_class_cross_entropy() -> None:
 
 
 def test_chance_is_the_majority_of_the_validation_rows() -> None:
-    built = experiment.build(config(dataset="breast_cancer"))
+    built = build(config(dataset="breast_cancer"))
     y = built.data.val.y
     assert chance(built.data) == max((y == 0).sum().item(), (y == 1).sum().item()) / len(y)
     assert chance(regression(1)) == 0.0
@@ -229,11 +227,11 @@ def test_chance_is_the_majority_of_the_validation_rows() -> None:
 
 def test_label_smoothing_needs_classes() -> None:
     with pytest.raises(UserError, match="label_smoothing: is for classification; diabetes"):
-        experiment.build(config(dataset="diabetes", label_smoothing=0.1))
+        build(config(dataset="diabetes", label_smoothing=0.1))
 
 
 def test_fast_dev_run_takes_one_step() -> None:
-    built = experiment.build(config(fast_dev_run=True, epochs=50))
+    built = build(config(fast_dev_run=True, epochs=50))
     (row,) = fit(built)
     assert row["epoch"] == 1
     (state,) = {int(state["step"]) for state in built.trainer.optimizer.state_dict()["state"].values()}
@@ -241,7 +239,7 @@ def test_fast_dev_run_takes_one_step() -> None:
 
 
 def test_images_train_a_convolutional_network() -> None:
-    built = experiment.build(config(dataset="digits_image", depth=3, width=8, n_maxpool=1, epochs=4, subset=400))
+    built = build(config(dataset="digits_image", depth=3, width=8, n_maxpool=1, epochs=4, subset=400))
     rows = fit(built)
     assert built.trainer.penalties[0].regularizer.coverage().layers
     assert rows[-1]["val/acc"] > 0.4
@@ -249,4 +247,4 @@ def test_images_train_a_convolutional_network() -> None:
 
 def test_options_of_images_are_refused_for_tables() -> None:
     with pytest.raises(UserError, match="kernel_size: is for images; the inputs of moons are 2 numbers"):
-        experiment.build(config(kernel_size=5))
+        build(config(kernel_size=5))

@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from PIL import Image
 from sklearn.metrics import r2_score, root_mean_squared_error
 
 from regx.training import plots
+from regx.training.plots.status import common_prefix
 
 
 def table(rows: int, columns: int, seed: int = 0) -> np.ndarray:
@@ -117,10 +119,44 @@ def test_layer_names_do_not_overlap(count: int) -> None:
     figure.draw_without_rendering()
     labels = [label for label in figure.axes[1].get_xticklabels() if label.get_text()]
     boxes = [label.get_window_extent() for label in labels]
-    assert labels[0].get_text() == "hidden.0"
+    assert labels[0].get_text() == "0"
     assert all(left.x1 <= right.x0 for left, right in itertools.pairwise(boxes))
     for label in labels:
-        assert label.get_text() == f"hidden.{round(label.get_position()[0])}"
+        assert label.get_text() == f"{round(label.get_position()[0])}"
+
+
+@pytest.mark.parametrize(
+    ("layers", "prefix"),
+    [
+        (["hidden.activation0", "hidden.activation1", "hidden.activation10"], "hidden.activation"),
+        (["hidden.activation10", "hidden.activation11"], "hidden.activation"),  # not hidden.activation1
+        (["hidden.activation0", "hidden.pool0"], "hidden."),
+        (["hidden.relu", "hidden.relu_out"], "hidden."),  # a name is never left empty
+        (["net.relu1", "net.relu_out"], "net."),
+        (["block_in", "block_out"], "block_"),
+        (["layer1.relu", "layer1.1.relu"], "layer1."),
+        (["layer1", "layer1.relu"], "layer"),
+        (["relu", "layer1.0.relu", "layer1.1.relu"], ""),  # ResNet
+        (["reduce", "relu"], ""),
+        (["0", "1"], ""),
+        (["10", "11"], ""),
+        (["hidden.activation0"], ""),
+    ],
+)
+def test_prefix_ends_where_a_word_does(layers: list[str], prefix: str) -> None:
+    assert common_prefix(layers) == prefix
+
+
+def layer_axis(layers: list[str]) -> tuple[str, list[str]]:
+    axes = plots.status_heatmap(table(4, len(layers)), layers, axis="unit").axes[1]
+    return axes.get_xlabel(), [label.get_text() for label in axes.get_xticklabels()]
+
+
+def test_shared_start_of_layer_names_is_said_once() -> None:
+    layers = [f"hidden.activation{index}" for index in range(12)]
+    assert layer_axis(layers) == ("layer (hidden.activation…)", [str(index) for index in range(12)])
+    assert layer_axis(["relu", "layer1.0.relu"]) == ("layer", ["relu", "layer1.0.relu"])
+    assert layer_axis(["relu", "a.very.long.name.of.a.layer"]) == ("layer", ["relu", "….long.name.of.a.layer"])
 
 
 def test_map_refuses_what_it_cannot_draw() -> None:
@@ -202,16 +238,16 @@ def test_cells_that_are_not_finite_are_left_out() -> None:
 
 def test_panels_exist_for_what_was_logged() -> None:
     data = metrics(5)
-    assert titles(plots.learning_curves(data[["epoch", "train/loss"]])) == ["loss"]
+    assert titles(plots.learning_curves(data.loc[:, ["epoch", "train/loss"]])) == ["loss"]
     r2 = data[["epoch", "train/loss"]].assign(**{"val/r2": [-40.0, -1, 0, 0.5, 0.9]})
     figure = plots.learning_curves(r2)
     assert titles(figure) == ["loss", "R² (below -1 not shown)"]
     assert figure.axes[1].get_ylim()[0] == -1
     assert titles(plots.learning_curves(data.assign(**{"val/loss": np.nan, "train/loss": np.nan})))[0] == "accuracy"
     with pytest.raises(ValueError, match="no finite"):
-        plots.learning_curves(data[["epoch", "lr"]])
+        plots.learning_curves(data.loc[:, ["epoch", "lr"]])
     with pytest.raises(ValueError, match="no column 'epoch'"):
-        plots.learning_curves(data[["train/loss"]])
+        plots.learning_curves(data.loc[:, ["train/loss"]])
 
 
 def test_status_areas_stack_to_one_in_the_status_colours() -> None:
@@ -297,7 +333,7 @@ def test_every_point_is_drawn_once_in_its_class_and_split() -> None:
         x, y = points[split]
         assert np.asarray(group.get_offsets()) == pytest.approx(x[y == label])
         own = group.get_facecolor() if split == "train" else group.get_edgecolor()  # type: ignore[attr-defined]
-        assert to_hex(own[0]) == plots.CLASS_COLOURS[label]
+        assert to_hex(own[0]) == plots.CLASS_COLOURS[label]  # type: ignore[arg-type]
     assert legend_labels(figure) == ["no", "yes", "train", "val"]
 
 
@@ -308,6 +344,61 @@ def test_surface_of_a_constant_classifier_has_no_boundary(tmp_path: Path) -> Non
     figure = plots.decision_surface(predict, two_sides(), classes=list("abc"), feature_names=("a", "b"))
     assert len(figure.axes[0].collections) == 6  # markers of 2 splits x 3 classes
     plots.save(figure, tmp_path / "surface.png")
+
+
+@pytest.mark.parametrize("spread", [(2.0, 1.0), (1.0, 1.0), (1.0, 2.0), (9.0, 1.0), (0.01, 10.0)])
+def test_surface_fills_its_figure(spread: tuple[float, float]) -> None:
+    points = {split: (x * spread, y) for split, (x, y) in two_sides().items()}
+    points["train"][0][:2] = [[-spread[0], -spread[1]], spread]  # sides are 2.4 times the spread
+    figure = plots.decision_surface(
+        step_at(0), points, classes=("no", "yes"), feature_names=("a", "b"), title="a table, rectangular 50x4, lambda 0"
+    )
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    box, (bar,) = axes.get_window_extent(), axes.child_axes
+    ratio = min(max(spread[0] / spread[1], 1 / 3), 3)
+    assert box.width / box.height == pytest.approx(ratio, rel=0.01)
+    assert axes.get_aspect() == (1.0 if ratio == spread[0] / spread[1] else "auto")
+    tall = bar.get_window_extent()
+    assert (tall.y0, tall.y1) == pytest.approx((box.y0, box.y1), abs=1)
+    outside, (width, height) = figure.get_tightbbox(), figure.get_size_inches()
+    for margin in (outside.x0, outside.y0, width - outside.x1, height - outside.y1):
+        assert 0 <= margin < 0.15  # inches
+    below = figure.legends[0].get_window_extent().y1
+    labelled = axes.get_tightbbox()
+    assert labelled is not None
+    assert 0 <= labelled.y0 - below < 0.15 * figure.dpi
+
+
+def test_long_title_widens_the_figure_alone() -> None:
+    def boxes(title: str) -> tuple[float, Any]:
+        points = {split: (x * [0.5, 1], y) for split, (x, y) in two_sides().items()}
+        names = {"classes": ("no", "yes"), "feature_names": ("a", "b")}
+        figure = plots.decision_surface(step_at(0), points, **names, title=title)
+        figure.draw_without_rendering()
+        width = figure.get_size_inches()[0]
+        assert figure.get_tightbbox().x1 <= width
+        return width, figure.axes[0].get_window_extent()
+
+    (narrow, short), (wide, long) = boxes("t"), boxes("a long title " * 8)
+    assert wide > narrow + 1
+    assert (long.width, long.height) == pytest.approx((short.width, short.height), rel=0.01)
+
+
+@pytest.mark.parametrize("count", [2, 40])
+def test_surface_takes_any_class_names(count: int, tmp_path: Path) -> None:
+    def predict(inputs: np.ndarray) -> np.ndarray:
+        return np.full((len(inputs), count), 1 / count)
+
+    classes = [f"種類 {index} with a name of many, many letters that costs $5 or $6" for index in range(count)]
+    figure = plots.decision_surface(predict, two_sides(), classes=classes, feature_names=("日", "b"))
+    plots.save(figure, tmp_path / "surface.png")
+    box = figure.axes[0].get_window_extent()
+    assert box.width / box.height == pytest.approx(0.5, rel=0.01)
+    with warnings.catch_warnings(action="ignore"):  # of measuring letters that the font lacks
+        legend = figure.legends[0].get_window_extent()
+    assert legend.x0 >= 0
+    assert legend.x1 <= figure.bbox.width
 
 
 def test_surface_refuses_other_shapes() -> None:
@@ -332,7 +423,8 @@ def test_regression_facts_equal_scikit_learns() -> None:
     )
     assert np.asarray(axes.collections[0].get_offsets()) == pytest.approx(np.hstack([true, predicted]))
     identity = axes.get_lines()[0]
-    assert list(identity.get_xdata()) == list(identity.get_ydata()) == list(axes.get_xlim()) == list(axes.get_ylim())
+    across, up = np.asarray(identity.get_xdata()), np.asarray(identity.get_ydata())
+    assert list(across) == list(up) == list(axes.get_xlim()) == list(axes.get_ylim())
 
 
 def test_regression_counts_what_is_not_finite() -> None:

@@ -1,0 +1,103 @@
+"""What is measured and drawn of a run: status tables and figures, at its end and on the way."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from regx.training import plots
+from regx.training.build import Experiment
+from regx.training.folder import RunFolder, write_atomically
+from regx.training.loop import Trainer, to_floats
+from regx.training.status import StatusTables
+from regx.training.tracking import Tracker
+
+
+def measure_best(experiment: Experiment, folder: RunFolder, tracker: Tracker) -> dict[str, float]:
+    """Measures the best weights on every split, writes status.npz and the plots; returns the test metrics."""
+    config, data, trainer = experiment.config, experiment.data, experiment.trainer
+    experiment.model.load_state_dict(trainer.best.weights)
+    splits = {"train": data.train, "val": data.val} | ({"test": data.test} if data.test else {})
+    measured = {stage: to_floats(trainer.evaluate(stage, split)) for stage, split in splits.items()}
+    tables = {stage: trainer.status[stage].tables() for stage in splits if stage in trainer.status}
+    save_status(folder.status, tables)
+    if config.plots:
+        folder.plots.mkdir(exist_ok=True)
+        for name, figure in _figures(experiment, folder, tables):
+            plots.save(figure, folder.plots / f"{name}.png")
+            tracker.figure(f"best/{name}", figure, step=trainer.epoch)
+    return measured.get("test", {})
+
+
+def save_status(path: Path, tables: dict[str, StatusTables]) -> None:
+    """Writes the status tables: `layers`, and `<stage>_units` (width, L) and `<stage>_points` (N, L) of int8 codes."""
+    arrays: dict[str, np.ndarray] = {}
+    for stage, table in tables.items():
+        arrays |= {"layers": np.array(table.layers), f"{stage}_units": table.units, f"{stage}_points": table.points}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomically(path, buffer.getvalue())
+
+
+def _figures(experiment: Experiment, folder: RunFolder, tables: dict[str, StatusTables]) -> Iterator[tuple[str, Any]]:
+    """Name and figure of each plot of a finished run, drawn from its best weights."""
+    import pandas
+
+    config, data, trainer = experiment.config, experiment.data, experiment.trainer
+    title = f"{data.name}, {config.experiment} {config.shape()}, lambda {config.lambda_:g}"
+    epoch = trainer.best.epoch
+    yield "learning_curves", plots.learning_curves(pandas.read_csv(folder.metrics), title=title, best_epoch=epoch)
+    if "train" in tables:
+        yield from _status_figures(tables["train"], f"{title}, epoch {epoch} (best)", config.plot_points)
+    if data.task == "regression":
+        output = _outputs(experiment, data.val.x)
+        mean, scale = np.array(data.target_mean), np.array(data.target_std)
+        true = data.val.y.cpu().numpy() * scale + mean
+        predicted = output.numpy() * scale + mean
+        for target in range(data.output_size):
+            name = f"predictions_{target}" if data.output_size > 1 else "predictions"
+            yield name, plots.regression_scatter(true[:, target], predicted[:, target], title=f"{title}, validation")
+        return
+    predicted = trainer.objective.predict(_outputs(experiment, data.val.x))
+    count = max(2, len(data.classes))
+    matrix = torch.bincount(data.val.y.cpu() * count + predicted, minlength=count**2).reshape(count, count)
+    yield "confusion", plots.confusion_matrix(matrix.numpy(), data.classes, title=f"{title}, validation")
+    if data.input_shape == (2,):
+
+        def predict(points: np.ndarray) -> np.ndarray:
+            output = _outputs(experiment, torch.as_tensor(points, dtype=torch.float32))
+            return trainer.objective.probabilities(output).numpy()
+
+        splits = {"train": data.train, "val": data.val} | ({"test": data.test} if data.test else {})
+        points = {stage: (split.x.cpu().numpy(), split.y.cpu().numpy()) for stage, split in splits.items()}
+        yield (
+            "decision_surface",
+            plots.decision_surface(predict, points, classes=data.classes, feature_names=data.features, title=title),
+        )
+
+
+def _outputs(experiment: Experiment, x: torch.Tensor) -> torch.Tensor:
+    experiment.model.eval()
+    with torch.no_grad():
+        return experiment.model(x.to(experiment.device)).cpu()
+
+
+def _status_figures(table: StatusTables, title: str, max_points: int) -> Iterator[tuple[str, Any]]:
+    yield "unit_status", plots.status_heatmap(table.units, table.layers, axis="unit", title=title)
+    rows = np.random.default_rng(0).permutation(len(table.points))[:max_points]
+    yield "point_status", plots.status_heatmap(table.points[rows], table.layers, axis="point", title=title, sort=True)
+
+
+def draw_status(trainer: Trainer, folder: RunFolder, tracker: Tracker, epoch: int, max_points: int) -> None:
+    """Draws unit and point status in the middle of training."""
+    target = folder.plots / "status"
+    target.mkdir(parents=True, exist_ok=True)
+    for stage in ("train", "val"):
+        for name, figure in _status_figures(trainer.status[stage].tables(), f"{stage}, epoch {epoch}", max_points):
+            plots.save(figure, target / f"{stage}_{name}_{epoch:05d}.png")
+            tracker.figure(f"{stage}/status/{name.partition('_')[0]}", figure, step=epoch)
