@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(0)
     except Exception as error:
+        if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
+            fail("not enough memory; use a smaller --width, --depth or --batch-size", 1)
         if not hasattr(error, "format_message"):
             raise
         # Typer's own usage errors; the class lives in a private module.

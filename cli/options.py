@@ -29,6 +29,7 @@ ALIASES = {
     "--gradient-clip-val": "--grad-clip",
 }
 GONE = {"--num-workers": "does not exist: the data lies on the device, so there are no worker processes"}
+VALUES = {("init", "glorot"): "xavier"}
 WORDS = {"true": True, "false": False}
 
 
@@ -158,5 +159,5 @@ def resolve(config: type[RunConfig], typed: dict[str, Any], file: Path | None) -
             value = "full"
         if value == "None" and not item.optional:
             value = item.default
-        values[item.key] = value
+        values[item.key] = VALUES.get((item.key, value), value) if isinstance(value, str) else value
     return configs.from_dict(values, config.experiment)

@@ -53,14 +53,18 @@ def run(
             f"{folder.path} holds an unfinished run: `regx resume {folder.path}` continues it, --force starts anew"
         )
     experiment = build(config)
-    folder.create(config, argv)
-    with folder.locked():
+    with folder.held():
         if force:
             folder.clear()
-        return _carry_out(experiment, folder, observer)
+        try:
+            run_id = folder.create(config, argv)
+            return _carry_out(experiment, folder, observer, run_id)
+        except OSError as error:
+            place = error.filename or folder.path
+            raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
 
 
-def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer) -> dict[str, Any]:
+def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, run_id: str) -> dict[str, Any]:
     config, trainer = experiment.config, experiment.trainer
     if folder.last.is_file():
         trainer.load_state_dict(load_checkpoint(folder.last, config.hash()))
@@ -74,7 +78,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer) ->
         entity=config.entity,
         group=config.group,
         tags=config.tags,
-        run_id=folder.path.name.rpartition("-")[2],
+        run_id=run_id,
         warn=observer.warn,
     )
     metrics = MetricsFile(folder.metrics, keep_to=trainer.epoch)
@@ -121,6 +125,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer) ->
         result = _result(experiment, folder, "failed", "error") | {"error": error}
         write_atomically(folder.result, to_json(result))
         return result
+    except OSError:  # a full disk, say: the folder stays as it is, to be resumed
+        raise
     except Exception:
         result = _result(experiment, folder, "failed", "error") | {"error": traceback.format_exc(limit=-1).strip()}
         write_atomically(folder.result, to_json(result))

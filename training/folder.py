@@ -18,6 +18,7 @@ import json
 import math
 import os
 import platform
+import secrets
 import subprocess
 import sys
 import tempfile
@@ -49,24 +50,26 @@ class RunFolder:
         self.best = path / "checkpoints" / "best.pt"
         self.result = path / "result.json"
 
-    def create(self, config: RunConfig, argv: list[str]) -> None:
-        """Makes the folder with its configuration and environment.
+    def create(self, config: RunConfig, argv: list[str]) -> str:
+        """Writes the configuration and the environment; a resumed run adds its environment to the first one.
 
-        Raises:
-            RunFailed: the folder cannot be written.
+        Returns:
+            The run's identity for W&B: it survives a resume, and a run that starts anew has another.
         """
-        try:
-            self.last.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self.config, config.as_yaml())
-            write_atomically(self.env, json.dumps(environment(argv), indent=2) + "\n")
-        except OSError as error:
-            raise RunFailed(
-                f"cannot write run folder {self.path}: {error.strerror}; choose another --run-dir"
-            ) from None
+        self.last.parent.mkdir(exist_ok=True)
+        now = environment(argv)
+        if self.env.is_file():
+            env = json.loads(self.env.read_text())
+            env["resumed"] = [*env.get("resumed", []), now]
+        else:
+            env = {"id": f"{config.hash()}-{secrets.token_hex(3)}"} | now
+        write_atomically(self.config, config.as_yaml())
+        write_atomically(self.env, json.dumps(env, indent=2) + "\n")
+        return env["id"]
 
     def clear(self) -> None:
         """Removes what an earlier run of the same configuration left, so that it starts anew."""
-        for path in (self.result, self.last, self.best, self.metrics, self.status):
+        for path in (self.result, self.last, self.best, self.metrics, self.status, self.env):
             path.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
@@ -93,21 +96,30 @@ class RunFolder:
             raise RunFailed(f"{self.result} is corrupt; delete it and run `regx resume {self.path}`") from None
 
     @contextmanager
-    def locked(self) -> Iterator[None]:
-        """Holds the folder for this process.
+    def held(self) -> Iterator[None]:
+        """Makes the folder, where there is none, and holds it for this process.
 
         Raises:
-            RunFailed: another process is running in it.
+            RunFailed: the folder cannot be written, or another process is running in it.
         """
         from filelock import FileLock, Timeout
 
         try:
-            with FileLock(self.path / ".lock", timeout=0):
-                yield
+            self.path.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.path / ".lock")
+            lock.acquire(timeout=0)
         except Timeout:
             raise RunFailed(
                 f"{self.path} is in use by another process; wait for it or choose another --run-dir"
             ) from None
+        except OSError as error:
+            raise RunFailed(
+                f"cannot write run folder {self.path}: {error.strerror}; choose another --run-dir"
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
 
 
 class MetricsFile:

@@ -107,6 +107,7 @@ def test_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--plot_epoch_freq", "2"], "plot_every", 2),
         (["--skip_last=False"], "skip_last", False),
         (["--plot_status"], "plot_status", True),
+        (["--init", "glorot"], "init", "xavier"),
     ],
 )
 def test_spellings_of_earlier_scripts(
@@ -133,6 +134,7 @@ def test_spellings_of_earlier_scripts(
         (["rectangular", "-f", "xml"], 2, ["--format", "'xml'"]),
         (["rectangular", "--devices", "cuda:7"], 2, ["--devices", "cuda:7"]),
         (["rectangular", "--run-dir", "/proc/regx", *SMALL], 1, ["/proc/regx", "--run-dir"]),
+        (["rectangular", "--width", "3000000"], 1, ["memory", "--width"]),
         (
             ["rectangular", "--label-smoothing", "0.1", "--dataset", "diabetes", "--depth", "3"],
             2,

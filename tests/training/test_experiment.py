@@ -19,7 +19,7 @@ from regx.errors import RunFailed, UserError
 from regx.training import experiment
 from regx.training.build import build
 from regx.training.config import RectangularConfig
-from regx.training.folder import RunFolder, load_checkpoint
+from regx.training.folder import MetricsFile, RunFolder, load_checkpoint
 
 
 class Quiet:
@@ -204,6 +204,26 @@ def test_damaged_checkpoint_is_said_and_can_be_deleted(tmp_path: Path) -> None:
     folder.last.unlink()
     again = experiment.run(c, Quiet(), argv=[], folder=folder)
     assert (again["best"], again["test"]) == (whole["best"], whole["test"])
+
+
+def test_a_full_disk_leaves_a_run_that_resumes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = experiment.run(config(tmp_path / "whole"), Quiet(), argv=[])
+    c = config(tmp_path / "full", checkpoint_every=0.0)
+    write, rows = MetricsFile.append, []
+
+    def no_room(self: MetricsFile, row: dict[str, float]) -> None:
+        rows.append(row)
+        if len(rows) == 3:
+            raise OSError(28, "No space left on device", str(self.path))
+        write(self, row)
+
+    monkeypatch.setattr(MetricsFile, "append", no_room)
+    with pytest.raises(RunFailed, match=r"cannot write .*metrics\.csv: No space left on device; then `regx resume"):
+        experiment.run(c, Quiet(), argv=[])
+    folder = RunFolder(tmp_path / "full" / c.run_name())
+    assert folder.read_result() is None
+    experiment.run(folder.read_config(), Quiet(), argv=[], folder=folder)
+    same_run(Path(whole["run_dir"]), folder.path)
 
 
 def test_a_changed_configuration_is_not_resumed(tmp_path: Path) -> None:

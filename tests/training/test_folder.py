@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from regx.errors import RunFailed, UserError
+from regx.training.config import RectangularConfig
 from regx.training.folder import MetricsFile, RunFolder, load_checkpoint, save_checkpoint, to_json, write_atomically
 
 
@@ -71,8 +72,21 @@ def test_json_has_no_nan() -> None:
 
 def test_folder_is_locked_for_others(tmp_path: Path) -> None:
     folder = RunFolder(tmp_path)
-    with folder.locked(), pytest.raises(RunFailed, match="in use by another process"), RunFolder(tmp_path).locked():
+    with folder.held(), pytest.raises(RunFailed, match="in use by another process"), RunFolder(tmp_path).held():
         pass
+    with RunFolder(tmp_path).held():
+        pass
+
+
+def test_identity_survives_a_resume_and_a_new_start_has_another(tmp_path: Path) -> None:
+    folder, config = RunFolder(tmp_path), RectangularConfig()
+    first = folder.create(config, ["regx", "rectangular"])
+    assert folder.create(config, ["regx", "resume"]) == first
+    environment = json.loads(folder.env.read_text())
+    assert environment["argv"] == ["regx", "rectangular"]
+    assert [session["argv"] for session in environment["resumed"]] == [["regx", "resume"]]
+    folder.clear()
+    assert folder.create(config, []) != first
 
 
 def test_not_a_run_folder(tmp_path: Path) -> None:
