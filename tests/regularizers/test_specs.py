@@ -35,7 +35,7 @@ def test_parse(spec: str, expected: tuple[str, dict[str, Any], float | None]) ->
         ("jumpstrat=1", "unknown regularizer 'jumpstrat'; did you mean 'jumpstart'"),
         ("jumpstart(mod=unit)", "no option 'mod'; did you mean 'mode'"),
         ("jumpstart(mode=units)", "mode: 'units' is not among its choices; did you mean 'unit'"),
-        ("jumpstart(sign_balance=2)", "sign_balance: 2.0 is out of bounds"),
+        ("jumpstart(sign_balance=2)", "sign_balance: 2 is out of bounds"),
         ("jumpstart(mode)", "write option=value"),
         ("jumpstart(mode=unit,mode=full)", "'mode' is given twice"),
         ("jumpstart(mode=unit", "cannot read"),
