@@ -29,8 +29,8 @@ def measure_best(experiment: Experiment, folder: RunFolder, tracker: Tracker) ->
     if config.plots:
         folder.plots.mkdir(exist_ok=True)
         for name, figure in _figures(experiment, folder, tables):
-            plots.save(figure, folder.plots / f"{name}.png")
-            tracker.figure(f"best/{name}", figure, step=trainer.epoch)
+            path = plots.save(figure, folder.plots / f"{name}.png")
+            tracker.image(f"best/{name}", path, step=trainer.epoch)
     return measured.get("test", {})
 
 
@@ -99,5 +99,5 @@ def draw_status(trainer: Trainer, folder: RunFolder, tracker: Tracker, epoch: in
     target.mkdir(parents=True, exist_ok=True)
     for stage in ("train", "val"):
         for name, figure in _status_figures(trainer.status[stage].tables(), f"{stage}, epoch {epoch}", max_points):
-            plots.save(figure, target / f"{stage}_{name}_{epoch:05d}.png")
-            tracker.figure(f"{stage}/status/{name.partition('_')[0]}", figure, step=epoch)
+            path = plots.save(figure, target / f"{stage}_{name}_{epoch:05d}.png")
+            tracker.image(f"{stage}/status/{name.partition('_')[0]}", path, step=epoch)

@@ -3,7 +3,6 @@
 This is the only module that touches `wandb`, and it imports it where a run is tracked, never before.
 """
 
-import io
 import os
 import secrets
 import shlex
@@ -12,13 +11,10 @@ import threading
 import urllib.request
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol, get_args
+from typing import Any, Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
 from regx.errors import UserError
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 """`auto` is online where an API key is found and the server answers, else offline."""
@@ -42,7 +38,7 @@ _ENVIRONMENT_MODES = {
 
 
 class Tracker(Protocol):
-    """Takes a run's numbers and figures. No method raises, whatever happens to the server.
+    """Takes a run's numbers and pictures. No method raises, whatever happens to the server.
 
     Attributes:
         mode: what was resolved: `online`, `offline` or `disabled`.
@@ -58,8 +54,8 @@ class Tracker(Protocol):
         """Logs the numbers of one epoch; `step` must not decrease."""
         ...
 
-    def figure(self, key: str, figure: "Figure", step: int) -> None:
-        """Logs a figure as an image."""
+    def image(self, key: str, path: Path, step: int) -> None:
+        """Logs a picture that lies on disk."""
         ...
 
     def summary(self, values: dict[str, Any]) -> None:
@@ -81,7 +77,7 @@ class NullTracker:
     def log(self, row: dict[str, float], step: int) -> None:
         """Does nothing."""
 
-    def figure(self, key: str, figure: "Figure", step: int) -> None:
+    def image(self, key: str, path: Path, step: int) -> None:
         """Does nothing."""
 
     def summary(self, values: dict[str, Any]) -> None:
@@ -108,9 +104,9 @@ class WandbTracker:
         """Logs the numbers of one epoch; a row without `epoch` gets `step` as its epoch, the x axis of every chart."""
         self._attempt("log", lambda: self._run.log({"epoch": step, **row}, step=step))
 
-    def figure(self, key: str, figure: "Figure", step: int) -> None:
-        """Logs a figure as a PNG image."""
-        self._attempt("log a figure", lambda: self._run.log({"epoch": step, key: _image(figure)}, step=step))
+    def image(self, key: str, path: Path, step: int) -> None:
+        """Logs a picture that lies on disk; W&B's folder gets a copy."""
+        self._attempt("log a picture", lambda: self._run.log({"epoch": step, key: _image(path)}, step=step))
 
     def summary(self, values: dict[str, Any]) -> None:
         """Sets the run's summary values."""
@@ -335,13 +331,10 @@ def _answers(url: str) -> bool:
     return opened.is_set()
 
 
-def _image(figure: "Figure") -> Any:
+def _image(path: Path) -> Any:
     import wandb
-    from PIL import Image
 
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=150)
-    return wandb.Image(Image.open(buffer))
+    return wandb.Image(str(path))
 
 
 def _reason(error: Exception) -> str:
