@@ -95,9 +95,11 @@ def build(config: RunConfig) -> Experiment:
     elif device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL_NETWORK:
         torch.set_num_threads(1)
     penalties = []
-    for name, options, strength in config.penalties():
+    for number, (name, options, strength) in enumerate(config.penalties(), start=1):
         regularizer = REGULARIZERS[name].load()(model, **options)
-        penalties.append(Penalty(regularizer, strength, "JR_loss" if name == "jumpstart" else f"{name}_loss"))
+        label = "JR_loss" if name == "jumpstart" else f"{name}_loss"
+        taken = any(penalty.label == label for penalty in penalties)
+        penalties.append(Penalty(regularizer, strength, f"{label}_{number}" if taken else label))
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties))
     return Experiment(config, data, model, trainer, device)
 

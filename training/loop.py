@@ -230,9 +230,13 @@ class Trainer:
         return {
             "epoch": self.epoch,
             "lr": self.schedule.lr,
-            "lambda": self.config.lambda_,
+            **{key: p.strength for key, p in zip(self._strength_keys(), self.penalties, strict=True)},
             **to_floats(values),
         }
+
+    def _strength_keys(self) -> list[str]:
+        """`lambda` for the one penalty that most runs have, else one name each."""
+        return ["lambda"] if len(self.penalties) == 1 else [f"lambda/{penalty.label}" for penalty in self.penalties]
 
     def _check_finite(self, row: dict[str, float]) -> None:
         bad = [key for key in ("train/total_loss", "val/loss") if not math.isfinite(row[key])]
@@ -242,7 +246,9 @@ class Trainer:
             )
 
     def _remember_best(self, row: dict[str, float], metric: float) -> None:
-        if metric > self.best.metric:
+        if math.isnan(metric):  # R2 of a constant target: never better, but a first row is the best so far
+            metric = -math.inf
+        if metric > self.best.metric or not self.best.row:
             weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
             self.best = Best(self.epoch, metric, row, weights)
             self.since_best = 0

@@ -1,5 +1,6 @@
 """The loop: what it minimises, what it logs, and that a resumed run is the uninterrupted run."""
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +229,26 @@ def test_chance_is_the_majority_of_the_validation_rows() -> None:
 def test_label_smoothing_needs_classes() -> None:
     with pytest.raises(UserError, match="label_smoothing: is for classification; diabetes"):
         build(config(dataset="diabetes", label_smoothing=0.1))
+
+
+def test_two_penalties_of_a_kind_are_logged_apart() -> None:
+    two = ["jumpstart(mode=unit)=0.5", "jumpstart(mode=point)=0.25"]
+    row = fit(build(config(regularizer=two, epochs=2)))[-1]
+    assert (row["lambda/JR_loss"], row["lambda/JR_loss_2"]) == (0.5, 0.25)
+    parts = row["train/loss"] + 0.5 * row["train/JR_loss"] + 0.25 * row["train/JR_loss_2"]
+    assert row["train/total_loss"] == pytest.approx(parts)
+    whole = fit(build(config(regularizer=["jumpstart=0.5"], epochs=1)))[0]
+    apart = fit(build(config(regularizer=["jumpstart(mode=unit)=0.5", "jumpstart(mode=point)=0.5"], epochs=1)))[0]
+    assert (whole["lambda"], whole["val/acc"]) == (0.5, apart["val/acc"])
+    assert whole["train/JR_loss"] == pytest.approx(apart["train/JR_loss"] + apart["train/JR_loss_2"], rel=1e-4)
+
+
+def test_a_metric_that_is_undefined_still_leaves_a_best_epoch() -> None:
+    built = build(config(dataset="diabetes", epochs=3))
+    built.data.val.y[:] = 1.0  # R2 of a constant target is not defined
+    rows = fit(built)
+    assert all(not math.isfinite(row["val/r2"]) for row in rows)
+    assert built.trainer.best.epoch == 1 and built.trainer.best.weights
 
 
 def test_fast_dev_run_takes_one_step() -> None:
