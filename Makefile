@@ -7,11 +7,12 @@ BIN = .venv/bin
 
 # Installed anew when the list of dependencies or the packaging changes.
 .venv/installed: requirements.txt pyproject.toml setup.py
-	$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "regx needs Python 3.11 or newer; set PYTHON=python3.12 or the like")'
-	$(PYTHON) -m venv .venv
-	$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
-	$(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
-	touch $@
+	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 11) else "regx needs Python 3.11 or newer; set PYTHON=python3.12 or the like")'
+	@echo "installing into .venv (PyTorch for CUDA takes 5 GB and a few minutes)"
+	@$(PYTHON) -m venv .venv
+	@$(BIN)/pip install --quiet --disable-pip-version-check --upgrade pip
+	@PYTHONWARNINGS=ignore $(BIN)/pip install --quiet --disable-pip-version-check -e '.[dev]'
+	@touch $@
 
 demo: .venv/installed
 	$(BIN)/regx rectangular --depth 50 --dataset moons --lambda 0.01
