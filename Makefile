@@ -32,7 +32,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/jumpstart_step.py
 
 picture: .venv/installed
-	$(BIN)/python benchmarks/rescue.py
+	$(BIN)/python docs/rescue.py
 
 clean:
 	rm -rf .venv .types build dist *.egg-info .pytest_cache .ruff_cache

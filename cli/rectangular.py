@@ -72,7 +72,7 @@ def add_to(app: typer.Typer) -> None:
 def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
     """Resolves the configuration and carries it out, or prints what it would do."""
     output.check_format(typed["format"])
-    if typed["format"] == "json" and (typed["dry_run"] and typed["print_config"]):
+    if typed["dry_run"] and typed["print_config"]:
         raise UserError("--dry-run and --print-config exclude each other")
     config = options.resolve(experiment, typed, typed["config"])
     if typed["print_config"]:

@@ -41,10 +41,10 @@ class Experiment:
             f"{data.name}: {sizes}, {'x'.join(map(str, data.input_shape))} inputs, {kind}",
             f"{config.experiment} {config.shape()}: {count:,} parameters on {self.device}",
         ]
-        lines += [
-            f"{type(p.regularizer).__name__.lower()} x {p.strength:g}: {p.regularizer.coverage()}"
-            for p in self.trainer.penalties
-        ]
+        for penalty in self.trainer.penalties:
+            name = type(penalty.regularizer).__name__.lower()
+            use = f"x {penalty.strength:g}" if penalty.strength else "at strength 0 (measured, not trained on)"
+            lines.append(f"{name} {use}: {penalty.regularizer.coverage()}")
         return lines + list(data.notes)
 
 

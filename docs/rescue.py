@@ -13,7 +13,7 @@ from regx.training.build import build
 from regx.training.config import RectangularConfig
 from regx.training.folder import RunFolder, load_checkpoint
 
-PICTURE = Path(__file__).resolve().parents[1] / "docs" / "rescue.png"
+PICTURE = Path(__file__).resolve().with_suffix(".png")
 
 
 def picture_of(config: RectangularConfig, title: str) -> plots.RunPicture:
@@ -56,6 +56,5 @@ if __name__ == "__main__":
         picture_of(plain, "plain training"),
         picture_of(replace(plain, lambda_=0.01), "with Jumpstart, lambda 0.01"),
     ]
-    PICTURE.parent.mkdir(exist_ok=True)
     plots.save(plots.comparison(runs), PICTURE)
     print(f"wrote {PICTURE}")
