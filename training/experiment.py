@@ -68,6 +68,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     config, trainer = experiment.config, experiment.trainer
     if folder.last.is_file():
         trainer.load_state_dict(load_checkpoint(folder.last, config.hash()))
+    metrics = MetricsFile(folder.metrics, keep_to=trainer.epoch)
     observer.started([*experiment.describe(), f"run folder: {folder.path}"])
     tracker = tracking.start(
         mode=config.wandb,  # type: ignore[arg-type]
@@ -81,7 +82,6 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         run_id=run_id,
         warn=observer.warn,
     )
-    metrics = MetricsFile(folder.metrics, keep_to=trainer.epoch)
     exit_code = 1
 
     def on_row(row: dict[str, float]) -> None:

@@ -317,6 +317,7 @@ def test_autocast_and_eval() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor:UserWarning")  # from the compiler's own look
+@pytest.mark.filterwarnings("ignore:Guards may run slower on Python 3.13.0:RuntimeWarning")  # and of that version
 def test_compiled_model() -> None:
     torch.manual_seed(0)
     model = Rectangular((2,), 2, depth=3, width=4)
