@@ -63,6 +63,8 @@ def main(argv: list[str] | None = None) -> NoReturn:
             raise
         # Typer's own usage errors; the class lives in a private module.
         usage: Any = error
+        if not usage.format_message():  # help was shown for want of a command
+            sys.exit(usage.exit_code)
         fail(usage.format_message().replace("\n", " "), usage.exit_code)
     sys.exit(code if isinstance(code, int) else 0)
 

@@ -36,7 +36,7 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     from rich.box import SIMPLE_HEAD
     from rich.table import Table
 
-    table = Table(title=title, title_justify="left", title_style="bold", box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for index, column in enumerate(columns):
         numbers = bool(rows) and all(isinstance(row[index], int | float) or row[index] in (None, "") for row in rows)
         table.add_column(
@@ -44,7 +44,9 @@ def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
         )
     for row in rows:
         table.add_row(*(_text(cell) for cell in row))
-    _console().print(table)
+    console = _console()
+    console.print(title, style="bold", markup=False, soft_wrap=True)  # as a title of the table it would be as narrow
+    console.print(table)
 
 
 def _text(cell: Any) -> str:
@@ -131,11 +133,7 @@ def print_result(result: dict[str, Any], format: str) -> None:
     if test:
         rows.insert(2, [f"test {name}", f"{test[f'test/{metric}']:.4f}", ""])
     if best:
-        print_table(
-            f"{result['status']} after {result['epochs']} epochs, {result['seconds']:.0f} s",
-            ["", "best epoch", "last epoch"],
-            rows,
-        )
+        print_table(ended(result), ["", "best epoch", "last epoch"], rows)
     print(verdict(result))
     print(f"results: {result['run_dir']}")
     if "wandb" in result:
@@ -143,17 +141,31 @@ def print_result(result: dict[str, Any], format: str) -> None:
 
 
 def verdict(result: dict[str, Any]) -> str:
-    """One sentence: did the network train, and is it alive?"""
+    """One sentence: did the network train, and is it alive?
+
+    It trained when its best validation metric beats a constant guess by more than luck would: three standard errors of
+    an accuracy, and at least 0.05.
+    """
     best = result["best"]
     if not best:
         return "no epoch was completed"
     metric = result["monitor"]
     value, chance = best[metric], result["chance"]
-    name = "accuracy" if metric.endswith("acc") else "R2"
-    learned = value > chance + 0.05
-    text = f"validation {name} {value:.3f}, a constant guess has {chance:.3f}"
+    accuracy = metric.endswith("acc")
+    luck = 3 * math.sqrt(chance * (1 - chance) / result["rows"]["val"]) if accuracy else 0.0
+    text = f"validation {'accuracy' if accuracy else 'R2'} {value:.3f}, a constant guess has {chance:.3f}"
     dead = best.get("train/jr/unit_dead_ratio")
     if dead is not None and not math.isnan(dead):
         text += f"; {dead:.0%} of the units are dead"
-    outcome = "so far" if result["status"] == "interrupted" else "trained" if learned else "did not train"
-    return f"{outcome}: {text}"
+    learned = "trained" if value > chance + max(0.05, luck) else "did not train"
+    return f"{'so far' if result['status'] == 'interrupted' else learned}: {text}"
+
+
+def ended(result: dict[str, Any]) -> str:
+    """How far the run came, and why it ended."""
+    config, metric = result["config"], result["monitor"]
+    why = {
+        "stop_at": f", as {metric} reached {config['stop_at']}",
+        "patience": f", as {metric} was no better for {config['patience']} logged epochs",
+    }.get(result["ended"], "")
+    return f"{result['status']} after {result['epochs']} of {config['epochs']} epochs{why}, {result['seconds']:.0f} s"

@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 # Seconds between plain lines, and between redraws of the bar.
@@ -38,6 +38,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._printed = -LINE_EVERY
+        self._waiting = ""
 
     def started(self, lines: list[str]) -> None:
         for line in lines:
@@ -45,21 +46,26 @@ class Lines:
 
     def row(self, row: dict[str, float], epochs: int) -> None:
         now = time.monotonic()
-        if now - self._printed >= LINE_EVERY or row["epoch"] == epochs:
+        self._waiting = f"epoch {row['epoch']:.0f}/{epochs}  " + "  ".join(f"{k} {v}" for k, v in facts(row).items())
+        if now - self._printed >= LINE_EVERY:
             self._printed = now
-            self.say(
-                f"epoch {row['epoch']:.0f}/{epochs}  "
-                + "  ".join(f"{name} {value}" for name, value in facts(row).items())
-            )
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            self.say(self._waiting)
+            self._waiting = ""
 
     def warn(self, message: str) -> None:
         self.say(f"regx: warning: {message}")
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        # Whoever read the progress may go away; the run goes on.
+        with suppress(BrokenPipeError):
+            print(text, file=sys.stderr, flush=True)
 
     def close(self) -> None:
-        pass
+        self._flush()
 
 
 class Bar(Lines):
@@ -100,7 +106,9 @@ class Bar(Lines):
         self._progress.update(self._task, completed=self._last["epoch"], facts=text)
 
     def say(self, text: str) -> None:
-        self._console.print(text, markup=False, style="yellow" if text.startswith("regx: warning") else "dim")
+        self._console.print(
+            text, markup=False, soft_wrap=True, style="yellow" if text.startswith("regx: warning") else "dim"
+        )
 
     def close(self) -> None:
         if self._task is not None:

@@ -45,6 +45,11 @@ def assemble(
         notes.append(f"subset={subset}: there are only {n} rows, all of them are used")
     features, y = table.features.iloc[rows], table.y[rows]
     labels = y if table.classes else None
+    if labels is not None:
+        counts = np.bincount(labels, minlength=len(table.classes))
+        rare = [f"{label!r} ({count})" for label, count in zip(table.classes, counts, strict=True) if 0 < count < 3]
+        if rare:
+            notes.append(f"classes with too few rows to be in every part: {', '.join(rare)}")
     if labels is not None and (labels == labels[0]).all():
         raise UserError(f"{name}: the {len(rows)} rows hold one class only ({table.classes[labels[0]]!r}); take more")
     try:

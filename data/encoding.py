@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 MISSING = "(missing)"
+MANY_CATEGORIES = 20
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,6 +56,8 @@ def encode(features: pd.DataFrame, train: np.ndarray, *, standardize: bool) -> E
             )
             categories = np.unique(text[train])
             codes = pd.Index(categories).get_indexer(pd.Index(text))
+            if len(categories) > MANY_CATEGORIES:
+                notes.append(f"{name!r} is text with {len(categories)} categories, an input for each")
             block = np.zeros((len(text), len(categories)), dtype=np.float32)
             seen = codes >= 0
             block[np.flatnonzero(seen), codes[seen]] = 1.0

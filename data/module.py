@@ -72,6 +72,10 @@ class DataModule:
             return 1
         return len(self.classes) if self.task == "multiclass" else int(self.train.y.shape[1])
 
+    def sizes(self) -> dict[str, int]:
+        """Rows of each part."""
+        return {"train": len(self.train), "val": len(self.val), "test": len(self.test) if self.test else 0}
+
     def to(self, device: torch.device | str) -> DataModule:
         """The same data on another device."""
         test = None if self.test is None else self.test.to(device)

@@ -143,6 +143,9 @@ def prepare(
         y, classes = _classes(frame.loc[:, targets[0]], name, labels)
     else:
         y, classes = _regression(frame, targets, name, task), ()
+        if task == "auto" and len(targets) == 1:
+            kinds = frame.loc[:, targets[0]].nunique()
+            notes = [*notes, f"{targets[0]!r} has {kinds} different numbers, so this is a regression (task auto)"]
     features, dropped = _features(frame.drop(columns=list(targets)), name)
     return Table(features, y, classes, (*notes, *dropped), standardize, paper_val_size)
 
@@ -275,6 +278,15 @@ def _read_text(path: Path) -> pd.DataFrame:
     if not isinstance(frame.index, pd.RangeIndex):
         raise UserError(f"{path} has more cells in its rows than the {len(names)} names in its first line")
     frame.columns = [str(column).strip() for column in frame.columns]
+    return _with_decimal_points(frame) if separator == ";" else frame
+
+
+def _with_decimal_points(frame: pd.DataFrame) -> pd.DataFrame:
+    """Reads columns of numbers with decimal commas, which go with ";" between the cells."""
+    for name in frame.columns:
+        column = frame[name]
+        if is_text(column) and column.dropna().astype(str).str.fullmatch(r"\s*[+-]?\d+(,\d+)?\s*").all():
+            frame[name] = column.str.replace(",", ".").astype(float)
     return frame
 
 

@@ -132,7 +132,7 @@ def _preactivations(config: RunConfig, model: nn.Module, penalties: list[Penalty
 
 def _last_batch(config: RunConfig, data: DataModule) -> int:
     rows = len(data.train)
-    return rows if config.batch_size == "full" else rows % int(config.batch_size)
+    return rows if config.batch_size == "full" else rows % int(config.batch_size) or int(config.batch_size)
 
 
 def find_device(devices: str) -> torch.device:

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -250,8 +251,9 @@ class RunConfig:
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
         schedules.check(self)  # type: ignore[arg-type]
-        for spec in self.regularizer:
-            parse(spec)
+        penalties = self.penalties()  # which reads and checks every --regularizer
+        if not self.task_loss and not any(strength for _, _, strength in penalties):
+            raise UserError("without it and with --lambda 0 there is nothing to train on", "task_loss")
 
     def penalties(self) -> list[tuple[str, dict[str, Any], float]]:
         """The regularizers with their options and strengths: `(name, options, strength)`."""
@@ -325,6 +327,11 @@ class RectangularConfig(RunConfig):
     def shape(self) -> str:
         return f"{self.depth}x{self.width}"
 
+    def check(self) -> None:
+        super().check()
+        if self.activation == "identity" and self.hook_at == "activation":
+            raise UserError("identity has no activations to hook; add --hook-at layer", "activation")
+
     def model_options(self) -> dict[str, Any]:
         """What `regx.models.create("rectangular", ...)` takes."""
         return {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == MODEL}
@@ -374,13 +381,13 @@ def from_dict(values: dict[str, Any], experiment: str | None = None) -> RunConfi
 
 
 def read(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of options.
+    """Reads a YAML file of options; `-` is standard input.
 
     Raises:
         UserError: no such file, not YAML, or not a mapping.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", "config") from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:

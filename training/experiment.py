@@ -45,7 +45,7 @@ def run(
     resume = folder is not None
     folder = folder or RunFolder(Path(config.run_dir) / config.run_name())
     if not force and (ended := folder.read_result()):
-        again = "" if resume else "; --force trains it again"
+        again = "" if resume else "; nothing is trained or drawn anew (--force does)"
         observer.warn(f"{folder.path} has already {ended['status']}{again}")
         return ended
     if not force and not resume and folder.last.is_file():
@@ -167,6 +167,7 @@ def _result(experiment: Experiment, folder: RunFolder, status: str, ended: str) 
         "parameters": sum(p.numel() for p in experiment.model.parameters()),
         "monitor": trainer.monitor,
         "chance": chance(experiment.data),
+        "rows": experiment.data.sizes(),
         "epochs": trainer.epoch,
         "best": trainer.best.row,
         "last": trainer.last,

@@ -1,5 +1,6 @@
 """The command line as a user meets it: what is printed where, and the exit codes."""
 
+import io
 import json
 import subprocess
 import sys
@@ -9,6 +10,7 @@ import pytest
 import yaml
 
 from regx.cli.main import main
+from regx.cli.output import verdict
 
 SMALL = ["--depth", "3", "--epochs", "3", "--n-samples", "60", "--wandb", "disabled", "--no-plots"]
 
@@ -101,7 +103,7 @@ def test_dry_run_writes_nothing(capsys: pytest.CaptureFixture[str], tmp_path: Pa
         (["--batch_size", "None"], "batch_size", "full"),
         (["--n_maxpool", "None"], "n_maxpool", None),
         (["--maxpool_mode", "None"], "maxpool_mode", "log"),
-        (["--use_loss=False"], "task_loss", False),
+        (["--use_loss=False", "--lambda", "1"], "task_loss", False),
         (["--use_flattening", "True"], "head", "flatten"),
         (["--plot_num_points", "52"], "plot_points", 52),
         (["--plot_epoch_freq", "2"], "plot_every", 2),
@@ -141,6 +143,9 @@ def test_spellings_of_earlier_scripts(
             ["--label-smoothing", "diabetes"],
         ),
         (["rectangular", "--batchnorm", "--batch-size", "35", *SMALL], 2, ["--batch-size", "one row"]),
+        (["rectangular", "--batchnorm", "--batch-size", "1", *SMALL], 2, ["--batch-size", "one row"]),
+        (["rectangular", "--activation", "identity", *SMALL], 2, ["--activation", "--hook-at layer"]),
+        (["rectangular", "--no-task-loss", *SMALL], 2, ["--task-loss", "nothing to train on"]),
         (["resume", "nowhere"], 2, ["nowhere"]),
         (["resume", "."], 2, ["no run folder"]),
         (["list", "dataset"], 2, ["dataset", "datasets"]),
@@ -216,3 +221,34 @@ def test_shell_completion_knows_datasets() -> None:
     command = [sys.executable, "-c", "from regx.cli.main import main; main()"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=environment | {"PATH": ""})
     assert done.stdout.split() == ["moons"], done.stderr
+
+
+def test_verdict_needs_more_than_luck() -> None:
+    def result(value: float, rows: int) -> dict[str, object]:
+        best = {"val/acc": value, "train/jr/unit_dead_ratio": 0.25}
+        return {"status": "finished", "best": best, "monitor": "val/acc", "chance": 0.5, "rows": {"val": rows}}
+
+    assert verdict(result(0.585, 200)).startswith("did not train: validation accuracy 0.585")
+    assert verdict(result(0.585, 5000)).startswith("trained:")
+    assert verdict(result(0.95, 40)).startswith("trained:")
+    assert "25% of the units are dead" in verdict(result(0.95, 40))
+
+
+def test_the_reason_of_an_early_end_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    done = Done(capsys, "rectangular", *SMALL, "--epochs", "30", "--patience", "2", "--lr", "1e-9")
+    assert "finished after 3 of 30 epochs, as val/acc was no better for 2 logged epochs" in done.out
+    assert "epoch 3/30" in done.err
+
+
+def test_configuration_from_standard_input(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO("depth: 7\n"))
+    printed = Done(capsys, "rectangular", "--config", "-", "--print-config")
+    assert yaml.safe_load(printed.out)["depth"] == 7
+
+
+def test_progress_without_a_reader_does_not_end_the_run(tmp_path: Path) -> None:
+    command = (
+        f"{sys.executable} -m regx rectangular {' '.join(SMALL)} 2>&1 >/dev/null | head -n 0; ls runs/*/result.json"
+    )
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, cwd=tmp_path, check=False)
+    assert done.stdout.strip().endswith("result.json")

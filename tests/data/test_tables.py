@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import regx.data as data
+from regx.data import tables
 from regx.errors import UserError
 
 
@@ -209,3 +210,30 @@ def test_two_columns_of_one_name_are_refused_in_parquet_too(tmp_path: Path) -> N
     with pytest.raises(UserError) as error:
         data.create(str(path), target="a")
     assert str(path) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_decimal_commas_go_with_semicolons(tmp_path: Path) -> None:
+    file = tmp_path / "comma.csv"
+    lines = [f"{i},5;{i}cm;{'yes' if i % 2 else 'no'}" for i in range(30)]
+    file.write_text("\n".join(["length;text;y", *lines]))
+    frame = tables.read(file)
+    assert frame["length"].tolist() == [i + 0.5 for i in range(30)]
+    assert frame["text"].tolist()[:2] == ["0cm", "1cm"]
+
+
+def test_what_auto_decides_is_said(tmp_path: Path) -> None:
+    file = tmp_path / "many.csv"
+    file.write_text("\n".join(["a,y", *(f"{i % 7},{i % 40}" for i in range(200))]))
+    made = data.create(str(file), target="y")
+    assert made.task == "regression"
+    assert any("40 different numbers" in note for note in made.notes)
+    assert data.create(str(file), target="y", task="classification").task == "multiclass"
+
+
+def test_rare_classes_and_many_categories_are_said(tmp_path: Path) -> None:
+    file = tmp_path / "rare.csv"
+    rows = [f"{i % 2},t{i % 24},{'once' if i == 0 else 'yes' if i % 2 else 'no'}" for i in range(480)]
+    file.write_text("\n".join(["a,b,y", *rows]))
+    notes = " ".join(data.create(str(file), target="y").notes)
+    assert "classes with too few rows to be in every part: 'once' (1)" in notes
+    assert "'b' is text with 24 categories" in notes

@@ -17,13 +17,17 @@ from regx.training.plots.style import (
     literal,
     marker_area,
     set_title,
-    shortened,
     style_axes,
     style_bar,
 )
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+def _cut(name: str, most: int) -> str:
+    """Keeps the beginning of a long class name."""
+    return name if len(name) <= most else name[: most - 1] + "…"
 
 
 def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str = "") -> "Figure":
@@ -63,7 +67,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str = ""
                     fontsize=SMALL,
                     color=colour if matrix[row, column] else FAINT,
                 )
-    names = [literal(shortened(str(name), 18)) for name in classes]
+    names = [literal(_cut(str(name), 24)) for name in classes]
     upright = max(map(len, names)) * 0.075 > side / count
     axes.set_xticks(range(count), names, rotation=90 if upright else 0)
     axes.set_yticks(range(count), names)
