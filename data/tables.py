@@ -284,7 +284,7 @@ def _read_text(path: Path) -> pd.DataFrame:
 def _with_decimal_points(frame: pd.DataFrame) -> pd.DataFrame:
     """Reads columns of numbers with decimal commas, which go with ";" between the cells."""
     for name in frame.columns:
-        column = frame[name]
+        column = frame.loc[:, name]
         if is_text(column) and column.dropna().astype(str).str.fullmatch(r"\s*[+-]?\d+(,\d+)?\s*").all():
             frame[name] = column.str.replace(",", ".").astype(float)
     return frame
