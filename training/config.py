@@ -102,7 +102,10 @@ class RunConfig:
     standardize: bool = _data("standardize")
     subset: int | None = _data("subset")
     data_seed: int | None = option(
-        None, "Seed of the split and of toy points, when it should differ from --seed.", DATA
+        None,
+        "Seed of the split and of toy points, when it should differ from --seed.",
+        DATA,
+        bounds=Bounds(0, 2**32 - 1),
     )
     data_dir: str | None = option(
         None, "Folder of datasets (default: $REGX_DATA, else the user's cache folder).", DATA, identity=False
@@ -220,7 +223,7 @@ class RunConfig:
         42,
         "Seed of the weights, the batch order, dropout and (without --data-seed) the data.",
         HARDWARE,
-        bounds=Bounds(0),
+        bounds=Bounds(0, 2**32 - 1),
     )
     devices: str = option("auto", "auto, cpu, cuda, cuda:N, or how many GPUs (0 is the CPU).", HARDWARE)
     threads: int | Literal["auto"] = option(
@@ -368,7 +371,7 @@ def from_dict(values: dict[str, Any], experiment: str | None = None) -> RunConfi
         {"experiment": values.get("experiment", experiment)}
     )
     found = values.pop("experiment")
-    if found not in EXPERIMENTS:
+    if not isinstance(found, str) or found not in EXPERIMENTS:
         raise UserError(f"unknown experiment {found!r}{did_you_mean(str(found), EXPERIMENTS)}", "experiment")
     if experiment not in (None, found):
         raise UserError(f"the configuration is for `regx {found}`, not `regx {experiment}`", "config")

@@ -68,6 +68,8 @@ def test_penalties_take_shared_options_and_their_own_win() -> None:
         ({"devices": "gpu"}, ["devices", "'gpu'", "cuda"]),
         ({"regularizer": ["jumpstrt"]}, ["jumpstrt", "did you mean 'jumpstart'"]),
         ({"regularizer": ["jumpstart(mod=unit)"]}, ["mod", "did you mean 'mode'"]),
+        ({"seed": 2**32}, ["seed", "4,294,967,295"]),
+        ({"experiment": ["rectangular"]}, ["experiment"]),
         ({"experiment": "rectangle"}, ["rectangle", "did you mean 'rectangular'"]),
     ],
 )

@@ -161,8 +161,11 @@ def test_run_folder_holds_what_it_promises(tmp_path: Path) -> None:
 
 
 def test_best_weights_give_the_test_metric(tmp_path: Path) -> None:
-    c = config(tmp_path, epochs=12, lr=0.05)
+    c = config(tmp_path, epochs=30, lr=0.1, stop_at=None)
     result = experiment.run(c, Quiet(), argv=[])
+    folder = RunFolder(Path(result["run_dir"]))
+    best, last = load_checkpoint(folder.best)["model"], load_checkpoint(folder.last)["model"]
+    assert any(not torch.equal(value, last[name]) for name, value in best.items()), "the last epoch was no better"
     built = build(c)
     built.model.load_state_dict(load_checkpoint(RunFolder(Path(result["run_dir"])).best)["model"])
     with torch.no_grad():

@@ -15,6 +15,7 @@ from regx.regularizers import Jumpstart
 from regx.training.build import Experiment, build
 from regx.training.config import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
+from regx.training.loop import make_optimizer
 from regx.training.objective import Objective, chance
 
 
@@ -269,3 +270,53 @@ def test_images_train_a_convolutional_network() -> None:
 def test_options_of_images_are_refused_for_tables() -> None:
     with pytest.raises(UserError, match="kernel_size: is for images; the inputs of moons are 2 numbers"):
         build(config(kernel_size=5))
+
+
+@pytest.mark.parametrize(
+    ("options", "reference"),
+    [
+        ({"optimizer": "adam"}, lambda p: torch.optim.Adam(p, 0.01)),
+        ({"optimizer": "adam", "weight_decay": 0.5}, lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.5)),
+        ({"optimizer": "adamw", "weight_decay": 0.5}, lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.5)),
+        (
+            {"optimizer": "sgd", "momentum": 0.9, "nesterov": True},
+            lambda p: torch.optim.SGD(p, 0.01, momentum=0.9, nesterov=True),
+        ),
+    ],
+)
+def test_optimizer_is_the_one_asked_for(options: dict[str, Any], reference: Any) -> None:
+    model, other = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(3, 2, bias=False)
+    other.load_state_dict(model.state_dict())
+    ours, theirs = make_optimizer(config(**options), model), reference(other.parameters())
+    for step in range(4):
+        for network, optimizer in ((model, ours), (other, theirs)):
+            optimizer.zero_grad()
+            (network.weight.square() * (step + 1)).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(model.weight, other.weight)
+
+
+def test_label_smoothing_of_several_classes() -> None:
+    objective = build(config(dataset="iris", label_smoothing=0.3)).trainer.objective
+    logits, y = torch.randn(6, 3, generator=torch.Generator().manual_seed(0)), torch.arange(6) % 3
+    target = torch.nn.functional.one_hot(y, 3) * 0.7 + 0.1
+    torch.testing.assert_close(objective.loss(logits, y), -(target * logits.log_softmax(1)).sum(1).mean())
+
+
+def test_penalties_are_told_of_every_step() -> None:
+    built = build(config(epochs=2, lr_schedule="exponential", lr_gamma=0.5))
+    told: list[float] = []
+    built.trainer.penalties[0].regularizer.step = told.append  # type: ignore[method-assign]
+    fit(built)
+    steps = -(-len(built.data.train) // 32)
+    assert told == pytest.approx([0.01] * steps + [0.005] * steps)
+
+
+def test_patience_goes_on_counting_after_a_resume() -> None:
+    c = config(epochs=20, patience=4, lr=1e-12)
+    half = build(c)
+    fit(half, stop_after=3)
+    rest = build(c)
+    rest.trainer.load_state_dict(half.trainer.state_dict())
+    fit(rest)
+    assert rest.trainer.epoch == 5, "the first epoch, and four that were no better"
