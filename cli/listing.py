@@ -81,6 +81,8 @@ def _as_dict(info: Info) -> dict[str, Any]:
         "name": info.name,
         "summary": info.summary,
         **info.facts,
+        "formula": info.formula,
+        "example": info.example,
         "source": info.source,
         "parameters": [
             {"name": p.name, "type": p.type, "default": p.default, "allowed": p.allowed(), "help": p.help}

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import regx
-from regx.cli import datasets, doctor, listing, rectangular, resume
+from regx.cli import datasets, doctor, listing, rectangular, resume, sparsity
 from regx.errors import UserError
 
 app = typer.Typer(
@@ -38,6 +38,7 @@ def root(
 
 rectangular.add_to(app)
 app.command("resume", rich_help_panel="Run")(resume.resume)
+app.command("sparsity", rich_help_panel="Look up")(sparsity.sparsity)
 app.command("list", rich_help_panel="Look up")(listing.list_)
 app.command("show", rich_help_panel="Look up")(listing.show)
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Look up")

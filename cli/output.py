@@ -60,9 +60,9 @@ def print_info(kind: str, info: Info) -> None:
     console = _console()
     console.print(f"[bold cyan]{info.name}[/]  ({kind})\n")
     console.print(info.description.partition("\nArgs:\n")[0].rstrip(), markup=False)
-    facts = {key.replace("_", " "): value for key, value in info.facts.items() if value not in (None, "")}
-    if info.source:
-        facts["source"] = info.source
+    facts = {key.replace("_", " "): value for key, value in info.facts.items()}
+    facts = {"formula": info.formula} | facts | {"source": info.source, "example": info.example}
+    facts = {key: value for key, value in facts.items() if value not in (None, "")}
     if facts:
         console.print()
     for key, value in facts.items():
@@ -130,6 +130,13 @@ def print_result(result: dict[str, Any], format: str) -> None:
         for label, key, form in shown
         if key in best
     ]
+    rows += [
+        [f"{key.partition('/')[2].replace('_', ' ')}{' that are zero' if share else ''}", *cells]
+        for key, share in _sparsity_keys(best)
+        for cells in [
+            [(f"{row[key]:.1%}" if share else f"{row[key]:,.0f}") if key in row else "" for row in (best, last)]
+        ]
+    ]
     if test:
         rows.insert(2, [f"test {name}", f"{test[f'test/{metric}']:.4f}", ""])
     if best:
@@ -138,6 +145,13 @@ def print_result(result: dict[str, Any], format: str) -> None:
     print(f"results: {result['run_dir']}")
     if "wandb" in result:
         print(f"upload:  {result['wandb']}")
+
+
+def _sparsity_keys(row: dict[str, float]) -> list[tuple[str, bool]]:
+    """Keys of exact zeros that are worth a line, and whether each is a share."""
+    shares = [f"sparsity/{unit}" for unit in ("elements", "kernels", "filters", "channels", "units", "gates")]
+    left = ["sparsity/parameters_left", "sparsity/macs_left"]
+    return [*((key, True) for key in shares if key in row), *((key, False) for key in left if key in row)]
 
 
 def verdict(result: dict[str, Any]) -> str:

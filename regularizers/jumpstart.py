@@ -1,10 +1,10 @@
 """Jumpstart regularization: a penalty that keeps every unit and every point of a network alive and nonlinear."""
 
+import functools
 from typing import Annotated, Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from regx.parameters import Bounds
 from regx.registry import register
@@ -30,6 +30,9 @@ MODES = {
 @register(
     "jumpstart",
     kind="activations",
+    zeros="none",
+    formula="mean over units + mean over points of rho relu(1 - max a) + (1 - rho) relu(1 + min a)",
+    example="jumpstart(mode=full)=0.01",
     source="Riera Molina, Puertas, Pujol, IEEE Access 2025, doi:10.1109/ACCESS.2025.3591313",
 )
 class Jumpstart(Regularizer):
@@ -147,43 +150,31 @@ class Jumpstart(Regularizer):
             UserError: there was no forward pass yet.
         """
         groups = self.preactivations.extremes().groups
-        unit_positive, unit_negative, point_positive, point_negative = MODES[self.mode]
-        unit = self._violations(
-            [group.unit_max for group in groups] if unit_positive else [],
-            [group.unit_min for group in groups] if unit_negative else [],
+        constants = _constants(
+            self.mode,
+            self.aggr,
+            self.sign_balance,
+            self.positive_margin,
+            self.negative_margin,
+            tuple([(group.values.shape, group.units, group.values.dtype, group.values.device) for group in groups]),
         )
-        point = self._violations(
-            [group.point_max for group in groups] if point_positive else [],
-            [group.point_min for group in groups] if point_negative else [],
-        )
-        kinds = [kind for kind in (unit, point) if kind is not None]
-        if self.aggr == "balanced":
-            means = [kind.mean() for kind in kinds]
-            return means[0] if len(means) == 1 else means[0] + means[1]
-        together = _joined(kinds)
-        if self.aggr == "mean":
-            return together.mean()
-        if self.aggr == "sum":
-            return together.sum()
-        return torch.linalg.vector_norm(together)
-
-    def _violations(self, highest: list[Tensor], lowest: list[Tensor]) -> Tensor | None:
-        """Weighted violations of the constraints that count, one value per unit or point of every layer."""
-        total = None
-        if highest:
-            total = self.sign_balance * F.relu(self.positive_margin - _joined(highest))
-        if lowest:
-            negative = (1 - self.sign_balance) * F.relu(_joined(lowest) - self.negative_margin)
-            total = negative if total is None else total + negative
-        return total
+        violations = [
+            (group.values * sign + margin).relu() * weight
+            for group, (sign, margin, weight) in zip(groups, constants, strict=True)
+        ]
+        if self.aggr == "norm":
+            return torch.linalg.vector_norm(torch.cat([violation.sum(1).flatten() for violation in violations]))
+        sums = [violation.sum() for violation in violations]
+        return sums[0] if len(sums) == 1 else torch.stack(sums).sum()
 
     def coverage(self) -> Coverage:
         """The hooked layers, and after a forward pass the number of their units."""
         preactivations = self.preactivations
-        units = None
+        units: dict[int, int] = {}
         if preactivations.has_run:
-            units = sum(group.unit_max.numel() for group in preactivations.extremes().groups)
-        return Coverage(preactivations.layers, units=units)
+            for group in preactivations.extremes().groups:
+                units |= dict.fromkeys(group.positions, group.unit_max.shape[1])
+        return Coverage(preactivations.layers, groups=tuple(units[i] for i in sorted(units)))
 
     def detach(self) -> None:
         """Removes the hooks; `loss` is gone with them."""
@@ -198,5 +189,35 @@ class Jumpstart(Regularizer):
         self.preactivations.load_state_dict(state)
 
 
-def _joined(parts: list[Tensor]) -> Tensor:
-    return parts[0].flatten() if len(parts) == 1 else torch.cat([part.flatten() for part in parts])
+@functools.lru_cache(maxsize=64)
+def _constants(
+    mode: str,
+    aggr: str,
+    sign_balance: float,
+    positive_margin: float,
+    negative_margin: float,
+    groups: tuple[tuple[torch.Size, int, torch.dtype, torch.device], ...],
+) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """`sign` and `margin` (2, 1), `weight` (2, C + N) of every group: penalty = relu(values * sign + margin) * weight.
+
+    Kept from step to step: to make such small tensors takes longer than to use them.
+
+    Args:
+        mode, aggr, sign_balance, positive_margin, negative_margin: options of `Jumpstart`.
+        groups: shape (L, 2, C + N), number of units, dtype and device of the values of every group.
+    """
+    kept = MODES[mode]
+    units = sum(shape[0] * width for shape, width, _, _ in groups) * any(kept[:2])
+    points = sum(shape[0] * (shape[2] - width) for shape, width, _, _ in groups) * any(kept[2:])
+    unit_count, point_count = {"balanced": (units, points), "mean": (units + points,) * 2}.get(aggr, (1, 1))
+    rho = (sign_balance, 1 - sign_balance)
+    of_units = [rho[i] / unit_count if kept[i] else 0.0 for i in (0, 1)]
+    of_points = [rho[i] / point_count if kept[2 + i] else 0.0 for i in (0, 1)]
+    constants = []
+    with torch.inference_mode(False):  # an inference tensor would be of no use to a later training step
+        for shape, width, dtype, device in groups:
+            sign = torch.tensor([[-1.0], [1.0]], dtype=dtype, device=device)
+            margin = torch.tensor([[positive_margin], [-negative_margin]], dtype=dtype, device=device)
+            rows = [[of_units[i]] * width + [of_points[i]] * (shape[2] - width) for i in (0, 1)]
+            constants.append((sign, margin, torch.tensor(rows, dtype=dtype, device=device)))
+    return constants

@@ -1,7 +1,7 @@
 """Reads the pre-activations of a model through forward hooks and reduces them to the extremes that Jumpstart needs."""
 
 import functools
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.errors import UserError, did_you_mean
+from regx.regularizers.generators import Generators
 
 HookAt = Literal["activation", "layer"]
 TieBreaking = Literal["single", "average", "random"]
@@ -38,13 +39,17 @@ ACTIVATIONS = (
     nn.Tanhshrink,
     nn.Threshold,
 )
-_NORMALIZATIONS = (
+NORMALIZATIONS = (
     nn.modules.batchnorm._NormBase,  # batch and instance normalisation
     nn.GroupNorm,
     nn.LayerNorm,
     nn.RMSNorm,
 )
-_NEVER = (nn.Embedding, nn.EmbeddingBag, *ACTIVATIONS)  # an embedding has no pre-activation, PReLU's weight is no layer
+NEVER_HOOKED = (
+    nn.Embedding,
+    nn.EmbeddingBag,
+    *ACTIVATIONS,
+)  # an embedding has no pre-activation, PReLU's weight is no layer
 
 
 @dataclass(frozen=True)
@@ -53,17 +58,34 @@ class Group:
 
     Attributes:
         positions: where each of the `L` layers stands in `Extremes.layers`.
-        unit_max: (L, C) largest pre-activation of every unit over all dimensions but the unit dimension.
-        unit_min: (L, C) smallest one.
-        point_max: (L, N) largest pre-activation of every point over all dimensions but the first.
-        point_min: (L, N) smallest one.
+        units: number of units `C`.
+        values: (L, 2, C + N) all extremes in one tensor: of every layer the largest values, then the smallest ones; of
+            either first those of the units, then those of the points.
     """
 
     positions: tuple[int, ...]
-    unit_max: Tensor
-    unit_min: Tensor
-    point_max: Tensor
-    point_min: Tensor
+    units: int
+    values: Tensor
+
+    @property
+    def unit_max(self) -> Tensor:
+        """(L, C) largest pre-activation of every unit over all dimensions but the unit dimension."""
+        return self.values[:, 0, : self.units]
+
+    @property
+    def unit_min(self) -> Tensor:
+        """(L, C) smallest one."""
+        return self.values[:, 1, : self.units]
+
+    @property
+    def point_max(self) -> Tensor:
+        """(L, N) largest pre-activation of every point over all dimensions but the first."""
+        return self.values[:, 0, self.units :]
+
+    @property
+    def point_min(self) -> Tensor:
+        """(L, N) smallest one."""
+        return self.values[:, 1, self.units :]
 
 
 @dataclass(frozen=True)
@@ -79,15 +101,10 @@ class Extremes:
     groups: tuple[Group, ...]
 
 
-@dataclass
-class _Entry:
-    """One hooked call: a 2-D tensor that waits to be reduced together with its like, or a finished reduction."""
-
-    name: str
-    shape: tuple[int, int]
-    waiting: Tensor | None = None
-    version: int = 0
-    reduced: tuple[Tensor, ...] = ()
+# One hooked call: name of the module; a tensor (N, C) that waits to be reduced together with its like, or a finished
+# reduction (2, C + N); version of the tensor, which in-place operations raise; number of units `C` of a finished
+# reduction, None for a waiting tensor. A plain tuple, as a deep narrow network makes 50 of them in a step of 7 ms.
+_Entry = tuple[str, Tensor, int, int | None]
 
 
 class Preactivations:
@@ -138,8 +155,8 @@ class Preactivations:
         self.hook_at = hook_at
         self.tie_breaking = tie_breaking
         self.unit_dim = unit_dim
-        names = [name for name in _modules(model) if not (skip_downsample and "downsample" in name)]
-        modules = _modules(model)
+        names = [name for name in modules_by_name(model) if not (skip_downsample and "downsample" in name)]
+        modules = modules_by_name(model)
         if hook_at == "activation":
             hooked = [name for name in names if isinstance(modules[name], ACTIVATIONS)]
             if not hooked:
@@ -149,7 +166,7 @@ class Preactivations:
                     "hook_at",
                 )
         else:
-            left_out = (*_NEVER, *_NORMALIZATIONS) if skip_batchnorm else _NEVER
+            left_out = (*NEVER_HOOKED, *NORMALIZATIONS) if skip_batchnorm else NEVER_HOOKED
             hooked = [
                 name
                 for name in names
@@ -163,28 +180,25 @@ class Preactivations:
                     "hook_at",
                 )
         self.hooked = tuple(hooked)
-        self._random = _Generators()
+        self._random = Generators()
         self._recording = False
         self._with_grad = True
-        self._calls: dict[str, int] = {}
         self._entries: list[_Entry] = []
         self._extremes: Extremes | None = None
-        self._handles = [model.register_forward_pre_hook(_Hook(self._start))]
+        self._handles = [model.register_forward_pre_hook(_Start(self, ""))]
         for name in hooked:
             if hook_at == "activation":
-                hook = _Hook(functools.partial(self._before_activation, name))
-                self._handles.append(modules[name].register_forward_pre_hook(hook))
+                self._handles.append(modules[name].register_forward_pre_hook(_Input(self, name)))
             else:
-                hook = _Hook(functools.partial(self._after_layer, name))
-                self._handles.append(modules[name].register_forward_hook(hook))
-        self._handles.append(model.register_forward_hook(_Hook(self._stop)))
+                self._handles.append(modules[name].register_forward_hook(_Output(self, name)))
+        self._handles.append(model.register_forward_hook(_Stop(self, "")))
 
     @property
     def layers(self) -> tuple[str, ...]:
         """Names of the calls of the last forward pass; of the hooked modules where there was none yet."""
         if self._extremes is not None:
             return self._extremes.layers
-        return tuple(entry.name for entry in self._entries) or self.hooked
+        return self._names() or self.hooked
 
     @property
     def has_run(self) -> bool:
@@ -224,6 +238,9 @@ class Preactivations:
         """Restores `state_dict()`."""
         self._random.load_state_dict(state)
 
+    def _names(self) -> tuple[str, ...]:
+        return _call_names(tuple([entry[0] for entry in self._entries]))
+
     def _why_empty(self) -> str:
         if not self._handles:
             return "the hooks were detached; create the regularizer anew"
@@ -231,155 +248,158 @@ class Preactivations:
             return "the forward pass has not finished, so there are no pre-activations yet"
         return f"no pre-activations yet: call the model first, as model(x), so that it runs {self.hooked[0]!r}"
 
-    def _start(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+    def _start(self) -> None:
         self._recording = True
         self._with_grad = torch.is_grad_enabled()
-        self._calls = {}
         self._entries = []
         self._extremes = None
 
-    def _stop(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        self._recording = False
-        self._calls = {}
-
-    def _before_activation(self, name: str, module: nn.Module, args: tuple[Any, ...]) -> None:
-        x = args[0] if args else None
-        self._collect(name, x, overwritten=bool(getattr(module, "inplace", False)))
-
-    def _after_layer(self, name: str, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-        # What comes next may well be an in-place activation; the layer cannot know.
-        self._collect(name, output, overwritten=True)
-
     def _collect(self, name: str, x: Any, overwritten: bool) -> None:
+        """Takes one pre-activation; `overwritten`: whether an in-place operation may follow."""
         if not isinstance(x, Tensor) or x.dim() < 2:
             what = f"a tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else f"{type(x).__name__}"
             raise UserError(f"pre-activation of {name!r} is {what}; Jumpstart needs a tensor (N, C) or (N, C, ...)")
-        if x.dim() == 2:
-            if overwritten:
-                x = x.clone()
-            entry = _Entry(name, (x.shape[0], x.shape[1]), waiting=x, version=_version(x))
-        else:
+        units = None
+        if x.dim() > 2:
             if not -x.dim() < self.unit_dim < x.dim():
                 raise UserError(f"{self.unit_dim} is no unit dimension of {tuple(x.shape)} in {name!r}", "unit_dim")
             units = x.shape[self.unit_dim]
-            entry = _Entry(name, (x.shape[0], units), reduced=self._reduce_one(x, overwritten))
+            x = self._reduce_one(x, overwritten)
+        elif overwritten:
+            x = x.clone()
         # Outside a forward pass of the model (activation checkpoints run again in the backward pass) all is computed,
         # as the checkpoint compares what is saved, but nothing is kept.
         if self._recording:
-            count = self._calls.get(name, 0)
-            self._calls[name] = count + 1
-            if count:
-                entry.name = f"{name}:{count}"
-            self._entries.append(entry)
+            self._entries.append((name, x, _version(x), units))
 
-    def _reduce_one(self, x: Tensor, overwritten: bool) -> tuple[Tensor, ...]:
-        """(C,), (C,), (N,), (N,) of a tensor with more than two dimensions."""
+    def _reduce_one(self, x: Tensor, overwritten: bool) -> Tensor:
+        """(2, C + N) of a tensor with more than two dimensions."""
         if self.tie_breaking == "average":
             x = x.clone() if overwritten else x
             x = _widened(x)
             unit_dim = self.unit_dim % x.dim()
             others = [dim for dim in range(x.dim()) if dim != unit_dim]
             rest = list(range(1, x.dim()))
-            return x.amax(others), x.amin(others), x.amax(rest), x.amin(rest)
+            return torch.cat([x.amax(others), x.amax(rest), x.amin(others), x.amin(rest)]).unflatten(0, (2, -1))
         return _SpatialExtremes.apply(x, self.unit_dim, self._generator(x))  # type: ignore[no-any-return]
 
-    def _reduce_stack(self, tensors: list[Tensor]) -> tuple[Tensor, ...]:
-        """(L, C), (L, C), (L, N), (L, N) of `L` tensors (N, C)."""
+    def _reduce_stack(self, x: Tensor) -> Tensor:
+        """(L, 2, C + N) of (L, N, C)."""
         if self.tie_breaking == "average":
-            x = _widened(torch.stack(tensors))
-            return x.amax(1), x.amin(1), x.amax(2), x.amin(2)
-        return _StackedExtremes.apply(self._generator(tensors[0]), *tensors)  # type: ignore[no-any-return]
+            x = _widened(x)
+            return torch.cat([x.amax(1), x.amax(2), x.amin(1), x.amin(2)], 1).unflatten(1, (2, -1))
+        return _StackedExtremes.apply(x, self._generator(x))  # type: ignore[no-any-return]
 
     def _generator(self, x: Tensor) -> torch.Generator | None:
         return self._random.on(x.device) if self.tie_breaking == "random" else None
 
     def _reduce_all(self) -> Extremes:
         alike: dict[Any, list[int]] = {}
-        for position, entry in enumerate(self._entries):
-            x = entry.waiting
-            if x is not None and _version(x) != entry.version:
+        for position, (module, x, version, units) in enumerate(self._entries):
+            if version != (0 if x.is_inference() else x._version):
                 raise UserError(
-                    f"the pre-activation of {entry.name!r} was changed in place after its activation; remove that"
+                    f"the pre-activation of {module!r} was changed in place after its activation; remove that"
                     " in-place operation from the model or use hook_at='layer'"
                 )
-            key = (entry.shape, None) if x is None else (entry.shape, x.dtype, x.device)
-            alike.setdefault(key, []).append(position)
+            alike.setdefault((units, x.shape, x.dtype, x.get_device()), []).append(position)
         groups = []
-        for positions in alike.values():
-            entries = [self._entries[position] for position in positions]
-            waiting = [entry.waiting for entry in entries if entry.waiting is not None]
-            if waiting:
-                extremes = self._reduce_stack(waiting)
+        for (units, shape, _, _), positions in alike.items():
+            x = torch.stack([self._entries[position][1] for position in positions])
+            if units is None:
+                groups.append(Group(tuple(positions), shape[1], self._reduce_stack(x)))
             else:
-                extremes = [torch.stack(parts) for parts in zip(*(entry.reduced for entry in entries), strict=True)]
-            groups.append(Group(tuple(positions), *extremes))
-        return Extremes(tuple(entry.name for entry in self._entries), tuple(groups))
+                groups.append(Group(tuple(positions), units, x))
+        return Extremes(self._names(), tuple(groups))
 
 
 class _Hook:
-    """Calls a method of `Preactivations`; in a copied or unpickled model it has none to call and does nothing."""
+    """A hook that speaks to `Preactivations`; in a copied or unpickled model it has none and does nothing."""
 
-    def __init__(self, call: Callable[..., None] | None) -> None:
-        self.call = call
-
-    def __call__(self, *args: Any) -> None:
-        if self.call is not None:
-            self.call(*args)
+    def __init__(self, preactivations: Preactivations | None, name: str) -> None:
+        self.preactivations = preactivations
+        self.name = name
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "_Hook":
-        return _Hook(None)
+        return type(self)(None, self.name)
 
-    def __reduce__(self) -> tuple[type, tuple[None]]:
-        return _Hook, (None,)
+    def __reduce__(self) -> tuple[type, tuple[None, str]]:
+        return type(self), (None, self.name)
 
 
-class _Generators:
-    """One random generator per device, apart from the global ones: what they draw changes nothing else in a run."""
+class _Start(_Hook):
+    """Before the forward pass of the model."""
 
-    def __init__(self) -> None:
-        self._of: dict[str, torch.Generator] = {}
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        if self.preactivations is not None:
+            self.preactivations._start()
 
-    def on(self, device: torch.device) -> torch.Generator:
-        if str(device) not in self._of:
-            self._of[str(device)] = torch.Generator(device).manual_seed(torch.initial_seed())
-        return self._of[str(device)]
 
-    def state_dict(self) -> dict[str, Any]:
-        return {device: generator.get_state() for device, generator in self._of.items()}
+class _Stop(_Hook):
+    """After the forward pass of the model."""
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for device, value in state.items():
-            self.on(torch.device(device)).set_state(value.cpu())
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.preactivations is not None:
+            self.preactivations._recording = False
+
+
+class _Input(_Hook):
+    """Before an activation: its input."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...]) -> None:
+        preactivations = self.preactivations
+        if preactivations is None:
+            return
+        x = args[0] if args else None
+        overwritten = getattr(module, "inplace", False)
+        # The common case of `_collect`, without the call: half of what a hook costs.
+        if preactivations._recording and not overwritten and isinstance(x, Tensor) and x.dim() == 2:
+            preactivations._entries.append((self.name, x, 0 if x.is_inference() else x._version, None))
+        else:
+            preactivations._collect(self.name, x, overwritten)
+
+
+class _Output(_Hook):
+    """After a layer: its output. What comes next may well be an in-place activation; the layer cannot know."""
+
+    def __call__(self, module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
+        if self.preactivations is not None:
+            self.preactivations._collect(self.name, output, True)
+
+
+# Largest of the units, smallest of the units, then those of the points. One after the other, as no scatter has then two
+# sources for one place: the order of the sum, and so the sum, is fixed. In pairs, so that opposite gradients on one
+# place (a tie of all values) cancel exactly.
+_SCATTER_ORDER = (0, 2, 1, 3)
 
 
 class _StackedExtremes(torch.autograd.Function):
-    """Extremes of `L` tensors (N, C): one kernel per extreme, and one buffer for all gradients.
+    """Extremes (L, 2, C + N) of (L, N, C).
 
     Saves four small index tensors and no activation.
     """
 
     @staticmethod
-    def forward(ctx: Any, generator: torch.Generator | None, *tensors: Tensor) -> tuple[Tensor, ...]:
-        x = torch.stack(tensors)
+    def forward(ctx: Any, x: Tensor, generator: torch.Generator | None) -> Tensor:
         ctx.shape, ctx.dtype = x.shape, x.dtype
-        ctx.set_materialize_grads(False)
-        found = [x.max(1), x.min(1), x.max(2), x.min(2)]  # of equal extremes, torch gives the first
+        found = [x.max(1), x.max(2), x.min(1), x.min(2)]  # of equal extremes, torch gives the first
         values = [value for value, _ in found]
         indices = [index for _, index in found]
         if generator is not None:
-            indices = [_random_tie(x, values[i], (1, 1, 2, 2)[i], generator) for i in range(4)]
+            indices = [_random_tie(x, values[i], (1, 2, 1, 2)[i], generator) for i in range(4)]
         ctx.save_for_backward(*indices)
-        return tuple(_widened(value) for value in values)
+        return _widened(torch.cat(values, 1).unflatten(1, (2, -1)))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
+        (grad,) = grad_outputs
         indices = ctx.saved_tensors
-        total = indices[0].new_zeros(ctx.shape, dtype=ctx.dtype)
-        # One after the other: no scatter has two sources for one place, so the sum's order, and the sum, are fixed.
-        for dim, index, grad in zip((1, 1, 2, 2), indices, grads, strict=True):
-            if grad is not None:
-                total = total.scatter_add_(dim, index.unsqueeze(dim), grad.to(ctx.dtype).unsqueeze(dim))
-        return None, *total.unbind(0)
+        total = grad.new_zeros(ctx.shape, dtype=ctx.dtype)
+        points, units = ctx.shape[1:]
+        grads = grad.to(ctx.dtype).flatten(1).split([units, points, units, points], 1)
+        for i in _SCATTER_ORDER:
+            dim = (1, 2, 1, 2)[i]
+            total = total.scatter_add_(dim, indices[i].unsqueeze(dim), grads[i].unsqueeze(dim))
+        return total, None
 
 
 class _SpatialExtremes(torch.autograd.Function):
@@ -389,39 +409,39 @@ class _SpatialExtremes(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, unit_dim: int, generator: torch.Generator | None) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, x: Tensor, unit_dim: int, generator: torch.Generator | None) -> Tensor:
         moved = x.movedim(unit_dim, 1)
         flat = moved.flatten(2)
         if not _is_dense(flat):
             flat = flat.contiguous()
         points, units, _ = flat.shape
         highest, lowest = flat.amax(2), flat.amin(2)
-        found = [highest.max(0), lowest.min(0), highest.max(1), lowest.min(1)]
+        found = [highest.max(0), highest.max(1), lowest.min(0), lowest.min(1)]
         values = [value for value, _ in found]
         if generator is None:
             all_points = torch.arange(points, device=x.device)
             all_units = torch.arange(units, device=x.device)
-            positions = []
-            for unit, point, extreme in ((found[0], found[2], torch.argmax), (found[1], found[3], torch.argmin)):
+            at = []
+            for unit, point, extreme in ((found[0], found[1], torch.argmax), (found[2], found[3], torch.argmin)):
                 n = torch.cat([unit[1], all_points])
                 c = torch.cat([all_units, point[1]])
-                positions.append(_storage_positions(flat, n, c, extreme(flat[n, c], 1)))
-            at = [part for position in positions for part in position.split([units, points])]
-            at = [at[0], at[2], at[1], at[3]]
+                at.append(_storage_positions(flat, n, c, extreme(flat[n, c], 1)))
         else:
             at = _random_positions(flat, values, generator)
         ctx.strides, ctx.moved_shape, ctx.unit_dim, ctx.dtype = flat.stride(), moved.shape, unit_dim, x.dtype
-        ctx.set_materialize_grads(False)
-        ctx.save_for_backward(*at)
-        return tuple(_widened(value) for value in values)
+        ctx.save_for_backward(torch.cat(at))
+        return _widened(torch.cat(values).unflatten(0, (2, -1)))
 
     @staticmethod
-    def backward(ctx: Any, *grads: Tensor | None) -> tuple[Tensor | None, None, None]:
-        at = ctx.saved_tensors
-        total = at[0].new_zeros(ctx.moved_shape.numel(), dtype=ctx.dtype)
-        for position, grad in zip(at, grads, strict=True):
-            if grad is not None:
-                total = total.scatter_add_(0, position, grad.to(ctx.dtype))
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (grad,) = grad_outputs
+        (at,) = ctx.saved_tensors
+        total = grad.new_zeros(ctx.moved_shape.numel(), dtype=ctx.dtype)
+        points, units = ctx.moved_shape[:2]
+        sizes = [units, points, units, points]
+        positions, grads = at.split(sizes), grad.to(ctx.dtype).flatten().split(sizes)
+        for i in _SCATTER_ORDER:
+            total = total.scatter_add_(0, positions[i], grads[i])
         flat_shape = (*ctx.moved_shape[:2], ctx.moved_shape[2:].numel())
         # Same layout as the activation (channels_last stays so): adding gradients of two layouts is slow.
         grad_x = total.as_strided(flat_shape, ctx.strides).unflatten(2, ctx.moved_shape[2:])
@@ -440,9 +460,9 @@ def _random_positions(flat: Tensor, values: list[Tensor], generator: torch.Gener
     at = []
     for i, value in enumerate(values):
         row = torch.arange(len(value), device=flat.device)
-        index = _random_tie(by_unit if i < 2 else by_point, value, 1, generator)
+        index = _random_tie(by_point if i % 2 else by_unit, value, 1, generator)
         other, s = index // size, index % size
-        at.append(_storage_positions(flat, other, row, s) if i < 2 else _storage_positions(flat, row, other, s))
+        at.append(_storage_positions(flat, row, other, s) if i % 2 else _storage_positions(flat, other, row, s))
     return at
 
 
@@ -470,7 +490,19 @@ def _version(x: Tensor) -> int:
     return 0 if x.is_inference() else x._version
 
 
-def _modules(model: nn.Module) -> dict[str, nn.Module]:
+@functools.lru_cache(maxsize=16)  # the same in every step
+def _call_names(modules: tuple[str, ...]) -> tuple[str, ...]:
+    """Name of every call: that of its module, with `:1`, `:2`, ... for further calls."""
+    calls: dict[str, int] = {}
+    names = []
+    for module in modules:
+        count = calls.get(module, 0)
+        calls[module] = count + 1
+        names.append(f"{module}:{count}" if count else module)
+    return tuple(names)
+
+
+def modules_by_name(model: nn.Module) -> dict[str, nn.Module]:
     """Name -> module; the root, whose name is empty, goes by its class."""
     return {name or type(model).__name__: module for name, module in model.named_modules()}
 

@@ -13,6 +13,7 @@ signature, docstring) without importing it, so `regx list`, `--help` and complet
         def __init__(self, model, *, sign_balance: Annotated[float, Bounds(0, 1)] = 0.5): ...
 
 Keyword-only arguments with a literal default are the component's options; their help is the docstring's `Args` entry.
+Options that several components have are written once, in a base class that `shares="module:Class"` names.
 """
 
 import ast
@@ -42,6 +43,8 @@ class Info:
         parameters: its options.
         description: the whole docstring.
         source: paper, equation or data repository.
+        formula: what it computes, in one line of plain text.
+        example: how a user would write it.
         facts: further columns of its table (`task`, `rows`, ...).
     """
 
@@ -51,6 +54,8 @@ class Info:
     parameters: tuple[Parameter, ...] = ()
     description: str = ""
     source: str = ""
+    formula: str = ""
+    example: str = ""
     facts: dict[str, Any] = field(default_factory=dict)
 
     def load(self) -> Any:
@@ -67,8 +72,19 @@ class Info:
         return check_options(self.name, self.parameters, options)
 
 
-def register(name: str, *, source: str = "", **facts: Any) -> Callable[[T], T]:
-    """Marks a class or function as the component `name`; all arguments must be literals, as they are read, not run."""
+def register(
+    name: str, *, source: str = "", formula: str = "", example: str = "", shares: str = "", **facts: Any
+) -> Callable[[T], T]:
+    """Marks a class or function as the component `name`; all arguments must be literals, as they are read, not run.
+
+    Args:
+        name: what a user types.
+        source: paper, equation or data repository.
+        formula: what it computes, in one line of plain text.
+        example: how a user would write it.
+        shares: `module:Class` of the same folder whose keyword-only arguments are options of this component too.
+        facts: further columns of its table.
+    """
 
     def mark(component: T) -> T:
         component.registered_name = name  # type: ignore[attr-defined]
@@ -129,33 +145,26 @@ def _read(path: Path, module: str) -> list[Info]:
     if "@register(" not in source:
         return []
     tree = ast.parse(source)
-    aliases = {
-        node.targets[0].id: node.value
-        for node in tree.body
-        if isinstance(node, ast.Assign) and len(node.targets) == 1 and isinstance(node.targets[0], ast.Name)
-    }
     rows = []
     for node in tree.body:
         if not isinstance(node, ast.ClassDef | ast.FunctionDef):
             continue
         for call in node.decorator_list:
             if isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "register":
-                rows.append(_row(node, call, module, aliases))
+                rows.append(_row(node, call, module, tree, path.parent))
     return rows
 
 
-def _row(node: ast.ClassDef | ast.FunctionDef, call: ast.Call, module: str, aliases: dict[str, ast.expr]) -> Info:
+def _row(node: ast.ClassDef | ast.FunctionDef, call: ast.Call, module: str, tree: ast.Module, folder: Path) -> Info:
     facts = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords if keyword.arg}
-    doc = inspect.cleandoc(ast.get_docstring(node) or "")
-    function = node
-    if isinstance(node, ast.ClassDef):
-        function = next(item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__")
-    assert isinstance(function, ast.FunctionDef)
-    help_of = _docstring_args(doc)
-    parameters = []
-    for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True):
-        if default is not None and argument.annotation is not None and argument.arg in help_of:
-            parameters.append(_parameter(argument.arg, argument.annotation, default, help_of[argument.arg], aliases))
+    parameters = _parameters(node, tree)
+    if shares := facts.pop("shares", ""):
+        stem, _, name = shares.partition(":")
+        other = ast.parse((folder / f"{stem}.py").read_text(encoding="utf-8"))
+        base = next(item for item in other.body if isinstance(item, ast.ClassDef) and item.name == name)
+        own = {parameter.name for parameter in parameters}
+        parameters += [parameter for parameter in _parameters(base, other) if parameter.name not in own]
+    doc = _doc(node)
     return Info(
         name=ast.literal_eval(call.args[0]),
         summary=doc.partition("\n")[0].rstrip("."),
@@ -163,8 +172,35 @@ def _row(node: ast.ClassDef | ast.FunctionDef, call: ast.Call, module: str, alia
         parameters=tuple(parameters),
         description=doc,
         source=facts.pop("source", ""),
+        formula=facts.pop("formula", ""),
+        example=facts.pop("example", ""),
         facts=facts,
     )
+
+
+def _doc(node: ast.ClassDef | ast.FunctionDef) -> str:
+    return inspect.cleandoc(ast.get_docstring(node) or "")
+
+
+def _parameters(node: ast.ClassDef | ast.FunctionDef, tree: ast.Module) -> list[Parameter]:
+    """Options of a function, or of a class's `__init__`, whose help the docstring has."""
+    aliases = {
+        item.targets[0].id: item.value
+        for item in tree.body
+        if isinstance(item, ast.Assign) and len(item.targets) == 1 and isinstance(item.targets[0], ast.Name)
+    }
+    function: ast.stmt | None = node
+    if isinstance(node, ast.ClassDef):
+        inits = [item for item in node.body if isinstance(item, ast.FunctionDef) and item.name == "__init__"]
+        function = inits[0] if inits else None
+    if not isinstance(function, ast.FunctionDef):
+        return []
+    help_of = _docstring_args(_doc(node))
+    return [
+        _parameter(argument.arg, argument.annotation, default, help_of[argument.arg], aliases)
+        for argument, default in zip(function.args.kwonlyargs, function.args.kw_defaults, strict=True)
+        if default is not None and argument.annotation is not None and argument.arg in help_of
+    ]
 
 
 def _parameter(name: str, note: ast.expr, default: ast.expr, text: str, aliases: dict[str, ast.expr]) -> Parameter:

@@ -1,6 +1,7 @@
 """The README is true: its Python runs, its commands exist, its tables are those of the registries."""
 
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -34,7 +35,7 @@ def test_the_loop_runs_as_printed() -> None:
 @pytest.mark.parametrize("line", sorted(set(re.findall(r"^(regx rectangular [^#\n]*)", TEXT, flags=re.MULTILINE))))
 def test_every_training_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main([*line.split()[1:], "--dry-run"])
+        main([*shlex.split(line)[1:], "--dry-run"])
     assert not stop.value.code, capsys.readouterr().err
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -42,10 +43,23 @@ class Experiment:
             f"{config.experiment} {config.shape()}: {count:,} parameters on {self.device}",
         ]
         for penalty in self.trainer.penalties:
-            name = type(penalty.regularizer).__name__.lower()
-            use = f"x {penalty.strength:g}" if penalty.strength else "at strength 0 (measured, not trained on)"
-            lines.append(f"{name} {use}: {penalty.regularizer.coverage()}")
+            lines.append(f"{penalty.describe()}: {penalty.regularizer.coverage()}")
+            rows = penalty.regularizer.coverage().folded()
+            if len(rows) > 1:
+                width = max(len(row[0]) for row in rows)
+                lines += [f"    {layers:{width}}  {', '.join(counts)}" for layers, *counts in rows]
         return lines + list(data.notes)
+
+    def coverage(self) -> list[dict[str, Any]]:
+        """What every penalty reaches, one row per penalty and layer."""
+        rows = []
+        for penalty in self.trainer.penalties:
+            found = penalty.regularizer.coverage()
+            for i, layer in enumerate(found.layers):
+                counts = {"groups": found.groups, "parameters": found.parameters}
+                row = {"penalty": penalty.name, "layer": layer, "unit": found.unit}
+                rows.append(row | {key: of[i] if of else "" for key, of in counts.items()})
+        return rows
 
 
 def build(config: RunConfig) -> Experiment:
@@ -94,14 +108,35 @@ def build(config: RunConfig) -> Experiment:
         torch.set_num_threads(int(config.threads))
     elif device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL_NETWORK:
         torch.set_num_threads(1)
-    penalties = []
-    for number, (name, options, strength) in enumerate(config.penalties(), start=1):
-        regularizer = REGULARIZERS[name].load()(model, **options)
-        label = "JR_loss" if name == "jumpstart" else f"{name}_loss"
-        taken = any(penalty.label == label for penalty in penalties)
-        penalties.append(Penalty(regularizer, strength, f"{label}_{number}" if taken else label))
+    penalties = _penalties(config, model)
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties))
     return Experiment(config, data, model, trainer, device)
+
+
+def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
+    """The regularizers of the configuration, attached to the model."""
+    penalties: list[Penalty] = []
+    for number, item in enumerate(config.penalties(), start=1):
+        try:
+            regularizer = REGULARIZERS[item.name].load()(model, **item.options)
+            regularizer.strength = item.strength.base
+        except UserError as error:
+            if error.option in {option.name for option in options_of(type(config))} - {"config"}:
+                raise
+            raise UserError(f"{item.text!r}: {error}", "regularizer") from None
+        if item.strength.target_sparsity is not None and regularizer.zero_share() is None:
+            raise UserError(
+                f"{item.name} makes exact zeros with --optimize prox (or prox=true) only", "target_sparsity"
+            )
+        if item.strength.clip is not None and (item.options.get("prox") or not regularizer.has_loss):
+            raise UserError(
+                f"there is no loss of {item.name} in the training loss that could be clipped", "lambda_clip"
+            )
+        label = "JR_loss" if item.name == "jumpstart" else f"{item.name}_loss"
+        if any(penalty.label == label for penalty in penalties):
+            label = f"{label}_{number}"
+        penalties.append(Penalty(regularizer, item.strength, item.name, label, config.epochs))
+    return penalties
 
 
 def _refuse_idle(config: RunConfig, data: DataModule) -> None:

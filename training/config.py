@@ -23,8 +23,9 @@ from regx.data import OPTIONS as DATA_OPTIONS
 from regx.errors import UserError, did_you_mean
 from regx.models import REGISTRY as MODELS
 from regx.parameters import Bounds, Parameter
+from regx.registry import Info
 from regx.regularizers import REGISTRY as REGULARIZERS
-from regx.regularizers import parse
+from regx.regularizers import Strength, parse, strength
 from regx.training import schedules
 
 
@@ -78,9 +79,37 @@ def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
     return option(p.default, p.help[0].upper() + p.help[1:], panel, choices=p.choices, bounds=p.bounds)
 
 
+@dataclass(frozen=True)
+class PenaltyConfig:
+    """One regularizer of a run.
+
+    Attributes:
+        text: what somebody typed.
+        name: its name in the registry.
+        options: its own options.
+        strength: its strength over the epochs.
+    """
+
+    text: str
+    name: str
+    options: dict[str, Any]
+    strength: Strength
+
+
+def _makes_zeros(info: Info) -> bool:
+    """Whether a stronger penalty leads to more exact zeros; of a mask, the strength says how many."""
+    return info.facts["zeros"] != "none" and info.facts["kind"] != "masks"
+
+
+def _has_prox(info: Info) -> bool:
+    """Whether it has a proximal step that makes exact zeros."""
+    return _makes_zeros(info) and any(parameter.name == "prox" for parameter in info.parameters)
+
+
 _data = functools.partial(borrowed, DATA_OPTIONS, DATA)
 _model = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
 _jumpstart = functools.partial(borrowed, REGULARIZERS["jumpstart"].parameters, REGULARIZER)
+_strength = functools.partial(borrowed, strength.PARAMETERS, REGULARIZER)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +142,9 @@ class RunConfig:
 
     regularizer: list[str] = option(
         ["jumpstart"],
-        "Penalty, as NAME, NAME(option=value) or NAME(option=value)=strength; may be repeated (see `regx list`).",
+        "Penalty, mask or gates, as NAME, NAME(option=value) or NAME(option=value)=strength; may be repeated (see "
+        "`regx list regularizers`). Without strength it has that of --lambda; the --lambda-... options below are for "
+        "every one that does not name its own, as in l1(schedule=linear, prox=true)=1e-4.",
         REGULARIZER,
     )
     lambda_: float = option(
@@ -122,6 +153,24 @@ class RunConfig:
         REGULARIZER,
         bounds=Bounds(0),
     )
+    optimize: str = option(
+        "subgradient",
+        "How penalties of weights are trained on: by their (sub)gradient, which makes weights small, or by a proximal "
+        "step after the optimiser's (SGD, Adam, AdamW), which makes exact zeros.",
+        REGULARIZER,
+        choices=("subgradient", "prox"),
+    )
+    lambda_schedule: str = _strength("schedule")
+    lambda_other_end: float = _strength("other_end")
+    lambda_cycle_length: int | None = _strength("cycle_length")
+    lambda_oscillate: bool = _strength("oscillate")
+    lambda_gamma: float = _strength("gamma")
+    lambda_warmup: int = _strength("warmup")
+    lambda_start: int = _strength("start")
+    lambda_end: int | None = _strength("end")
+    lambda_every: int = _strength("every")
+    lambda_clip: float | None = _strength("clip")
+    target_sparsity: float | None = _strength("target_sparsity")
     mode: str = _jumpstart("mode")
     aggr: str = _jumpstart("aggr")
     tie_breaking: str = _jumpstart("tie_breaking")
@@ -181,6 +230,12 @@ class RunConfig:
     grad_clip: float | None = option(
         None, "Clip the norm of the gradient to this.", OPTIMISATION, bounds=Bounds(above=0)
     )
+    ema: float = option(
+        0.0,
+        "Validate, test and keep an exponential moving average of the weights with this factor per step (0.999, say).",
+        OPTIMISATION,
+        bounds=Bounds(0, 0.999999),
+    )
     label_smoothing: float = option(
         0.0, "Label smoothing of the classification loss.", OPTIMISATION, bounds=Bounds(0, 0.99)
     )
@@ -195,6 +250,12 @@ class RunConfig:
     )
 
     log_every: int = option(1, "Epochs between validations and rows of metrics.csv.", OUTPUT, bounds=Bounds(1))
+    log_sparsity: str = option(
+        "auto",
+        "Measure which share of weights, filters, rows, ... is zero; auto does where a regularizer makes zeros.",
+        OUTPUT,
+        choices=("auto", "yes", "no"),
+    )
     log_status: bool = option(True, "Measure which units and points are dead, linear or nonlinear.", OUTPUT)
     plots: bool = option(True, "Draw the run's figures into its plots folder at the end.", OUTPUT, identity=False)
     plot_status: bool = option(False, "Also draw unit and point status during training.", OUTPUT, identity=False)
@@ -255,20 +316,47 @@ class RunConfig:
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
         schedules.check(self)  # type: ignore[arg-type]
         penalties = self.penalties()  # which reads and checks every --regularizer
-        if not self.task_loss and not any(strength for _, _, strength in penalties):
+        if not self.task_loss and not any(penalty.strength.base for penalty in penalties):
             raise UserError("without it and with --lambda 0 there is nothing to train on", "task_loss")
+        used = {penalty.name for penalty in penalties}
+        for name, unset, able in (("optimize", "subgradient", _has_prox), ("target_sparsity", None, _makes_zeros)):
+            known = [row.name for row in REGULARIZERS.rows.values() if able(row)]
+            if getattr(self, name) != unset and not used & set(known):
+                raise UserError(f"is for none of this run's regularizers, but for {', '.join(known)}", name)
 
-    def penalties(self) -> list[tuple[str, dict[str, Any], float]]:
-        """The regularizers with their options and strengths: `(name, options, strength)`."""
+    def penalties(self) -> list[PenaltyConfig]:
+        """The regularizers with their options and strengths.
+
+        Raises:
+            UserError: a text that cannot be read, or options that exclude each other.
+        """
+        shared = {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == REGULARIZER}
+        schedule: dict[str, Any] = {
+            parameter.name: shared.get(f"lambda_{parameter.name}", shared.get(parameter.name))
+            for parameter in strength.PARAMETERS
+        }
         found = []
-        for spec in self.regularizer:
-            name, options, strength = parse(spec)
-            own = {p.name for p in REGULARIZERS[name].parameters}
-            shared = {
-                item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == REGULARIZER
-            }
-            merged = {key: value for key, value in shared.items() if key in own} | options
-            found.append((name, merged, self.lambda_ if strength is None else strength))
+        for text in self.regularizer:
+            spec = parse(text)
+            info = REGULARIZERS[spec.name]
+            own = {parameter.name for parameter in info.parameters}
+            options = {key: value for key, value in shared.items() if key in own} | spec.options
+            if _has_prox(info) and self.optimize == "prox":
+                options = {"prox": True} | options
+            common = {key: value for key, value in schedule.items() if _makes_zeros(info) or key != "target_sparsity"}
+            if "target_sparsity" in spec.schedule and not _makes_zeros(info):
+                raise UserError(f"{text!r}: target_sparsity is for penalties and gates that make zeros", "regularizer")
+            base = self.lambda_ if spec.strength is None else spec.strength
+            try:
+                values = Strength(base, **(common | spec.schedule))
+                values.check(self.epochs)
+            except UserError as error:
+                own |= {*spec.schedule, *(["strength"] if spec.strength is not None else [])}
+                if error.option in own:
+                    raise UserError(f"{text!r}: {error}", "regularizer") from None
+                flag = {"strength": "lambda_", "target_sparsity": "target_sparsity"}
+                raise UserError(error.message, flag.get(error.option or "", f"lambda_{error.option}")) from None
+            found.append(PenaltyConfig(text, spec.name, options, values))
         return found
 
     def as_dict(self) -> dict[str, Any]:
@@ -302,7 +390,21 @@ class RunConfig:
         """Name of the run folder: what a person looks for, then the hash."""
         stem = Path(self.dataset).stem if "/" in self.dataset or "." in self.dataset else self.dataset
         slug = re.sub(r"[^A-Za-z0-9_]+", "_", stem).strip("_")[:40]
-        return f"{self.experiment}-{slug}-{self.shape()}-lambda{self.lambda_:g}-seed{self.seed}-{self.hash()}"
+        return f"{self.experiment}-{slug}-{self.shape()}-{self.penalty_name()}-seed{self.seed}-{self.hash()}"
+
+    def penalty_name(self) -> str:
+        """The regularizers in a few letters, for the run's name."""
+        penalties = self.penalties()
+        if [penalty.name for penalty in penalties] == ["jumpstart"]:
+            return f"lambda{penalties[0].strength.base:g}"
+        return "+".join(f"{penalty.name}_{penalty.strength.base:g}" for penalty in penalties)[:60]
+
+    def penalty_title(self) -> str:
+        """The regularizers as a figure's title names them."""
+        penalties = self.penalties()
+        if [penalty.name for penalty in penalties] == ["jumpstart"]:
+            return f"lambda {penalties[0].strength.base:g}"
+        return " + ".join(f"{penalty.name} {penalty.strength.base:g}" for penalty in penalties)
 
     def shape(self) -> str:
         """The network in a few letters, for the run's name."""

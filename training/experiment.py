@@ -13,7 +13,15 @@ from regx.errors import RunFailed, UserError
 from regx.training import tracking
 from regx.training.build import Experiment, build
 from regx.training.config import RunConfig
-from regx.training.folder import MetricsFile, RunFolder, load_checkpoint, save_checkpoint, to_json, write_atomically
+from regx.training.folder import (
+    MetricsFile,
+    RunFolder,
+    load_checkpoint,
+    save_checkpoint,
+    to_json,
+    write_atomically,
+    write_csv,
+)
 from regx.training.objective import chance
 from regx.training.outcome import draw_status, measure_best
 
@@ -69,6 +77,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     if folder.last.is_file():
         trainer.load_state_dict(load_checkpoint(folder.last, config.hash()))
     metrics = MetricsFile(folder.metrics, keep_to=trainer.epoch)
+    write_csv(folder.coverage, experiment.coverage())
     observer.started([*experiment.describe(), f"run folder: {folder.path}"])
     tracker = tracking.start(
         mode=config.wandb,  # type: ignore[arg-type]
@@ -107,7 +116,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         finished = ended != "interrupted"
         result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
         if finished:
-            save_checkpoint(folder.best, {"epoch": trainer.best.epoch, "model": trainer.best.weights})
+            _save_best(experiment, folder)
             result["test"] = measure_best(experiment, folder, tracker)
             tracker.summary(result["test"])
         exit_code = 0 if finished else 130
@@ -119,7 +128,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         return result
     except RunFailed as failure:
         if trainer.best.weights:
-            save_checkpoint(folder.best, {"epoch": trainer.best.epoch, "model": trainer.best.weights})
+            _save_best(experiment, folder)
         good = load_checkpoint(folder.last)["epoch"]
         error = f"{failure.message} (last good checkpoint: epoch {good}, {folder.last})"
         result = _result(experiment, folder, "failed", "error") | {"error": error}
@@ -134,6 +143,11 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     finally:
         metrics.close()
         tracker.finish(exit_code)
+
+
+def _save_best(experiment: Experiment, folder: RunFolder) -> None:
+    experiment.trainer.restore_best()
+    save_checkpoint(folder.best, {"epoch": experiment.trainer.best.epoch, "model": experiment.model.state_dict()})
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 config.yaml            every option
 env.json               versions, commit, command line, device
 metrics.csv            one row per logged epoch
+coverage.csv           what each regularizer reaches, layer by layer
+weights.csv            zeros, mean and deviation of every weight (where a regularizer makes zeros)
 status.npz             dead / linear / nonlinear per unit x layer and point x layer
 plots/                 figures
 checkpoints/last.pt    everything a resumed run needs, the best weights included
@@ -44,6 +46,8 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.env = path / "env.json"
         self.metrics = path / "metrics.csv"
+        self.coverage = path / "coverage.csv"
+        self.weights = path / "weights.csv"
         self.status = path / "status.npz"
         self.plots = path / "plots"
         self.last = path / "checkpoints" / "last.pt"
@@ -69,7 +73,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run of the same configuration left, so that it starts anew."""
-        for path in (self.result, self.last, self.best, self.metrics, self.status, self.env):
+        for path in (self.result, self.last, self.best, self.metrics, self.status, self.weights, self.env):
             path.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:
@@ -191,6 +195,15 @@ def write_atomically(path: Path, content: str | bytes) -> None:
     except BaseException:
         Path(name).unlink(missing_ok=True)
         raise
+
+
+def write_csv(path: Path, rows: list[dict[str, Any]]) -> None:
+    """Writes rows with the same keys as a CSV table, atomically."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, list(rows[0]) if rows else [], lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    write_atomically(path, buffer.getvalue())
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,33 +15,95 @@ from torch import Tensor, nn
 
 from regx.data.module import DataModule, Split
 from regx.errors import RunFailed
-from regx.regularizers import Preactivations, Regularizer
+from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.regularizers import Preactivations, Regularizer, Strength
 from regx.training.config import RunConfig
+from regx.training.ema import Ema
 from regx.training.objective import Objective, parameter_groups
 from regx.training.schedules import Schedule
+from regx.training.sparsity import SparsityMeter
 from regx.training.status import StatusTracker
 
 # Rows per forward pass of an evaluation; large enough that every tabular set is one pass.
 EVALUATION_ROWS = 8192
 
 
-@dataclass
 class Penalty:
-    """A regularizer at work: `strength` scales its loss; `label` names it in the log (`JR_loss`)."""
+    """A regularizer at work.
 
-    regularizer: Regularizer
-    strength: float
-    label: str
+    Args:
+        regularizer: attached to the model.
+        schedule: its strength over the epochs.
+        name: its name in the registry.
+        label: name of its loss in the log (`JR_loss`).
+        epochs: epochs of the run.
+    """
+
+    def __init__(self, regularizer: Regularizer, schedule: Strength, name: str, label: str, epochs: int) -> None:
+        self.regularizer = regularizer
+        self.schedule = schedule
+        self.name = name
+        self.label = label
+        self.epochs = epochs
+        self.controller = schedule.controller(epochs)
+
+    @property
+    def strength(self) -> float:
+        """Its strength in this epoch."""
+        return self.regularizer.strength
+
+    def begin(self, epoch: int) -> None:
+        """Sets the strength for an epoch, counted from 1."""
+        controller = self.controller
+        self.regularizer.strength = controller.strength if controller else self.schedule.at(epoch, self.epochs)
+
+    def end(self, epoch: int) -> None:
+        """Tells what the epoch led to, where a wanted sparsity steers the strength."""
+        if self.controller:
+            share = self.regularizer.zero_share()
+            assert share is not None  # asked when it was built
+            with torch.no_grad():
+                size = float(self.regularizer.loss) if self.regularizer.of_parameters else 0.0
+            self.controller.update(epoch, float(share), size)
+
+    def loss(self) -> Tensor:
+        """The regularizer's loss as it goes into the training loss: clipped, where that is asked for."""
+        loss = self.regularizer.loss
+        return loss if self.schedule.clip is None else loss.clamp(max=self.schedule.clip)
+
+    def describe(self) -> str:
+        """Name and strength in words."""
+        schedule = self.schedule
+        if schedule.target_sparsity is not None:
+            return f"{self.name}, steered from {schedule.base:g} to {schedule.target_sparsity:.1%} zeros"
+        if schedule.base == 0 and schedule.other_end == 0:
+            return f"{self.name} at strength 0 (measured, not trained on)"
+        how = "" if schedule.schedule == "constant" else f" ({schedule.schedule} from/to {schedule.other_end:g})"
+        if getattr(self.regularizer, "prox", False):
+            how += " by proximal steps"
+        return f"{self.name} x {schedule.base:g}{how}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """What a continued run needs."""
+        controller = self.controller.state_dict() if self.controller else {}
+        return {"regularizer": self.regularizer.state_dict(), "controller": controller}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restores `state_dict()`."""
+        self.regularizer.load_state_dict(state["regularizer"])
+        if self.controller:
+            self.controller.load_state_dict(state["controller"])
 
 
 @dataclass
 class Best:
-    """The best logged epoch so far by the monitored validation metric, with its row and weights."""
+    """The best logged epoch so far by the monitored validation metric, with its row, weights and regularizers."""
 
     epoch: int = 0
     metric: float = -math.inf
     row: dict[str, float] = field(default_factory=dict)
     weights: dict[str, Tensor] = field(default_factory=dict)
+    penalties: list[dict[str, Any]] = field(default_factory=list)
 
 
 class Trainer:
@@ -67,7 +131,10 @@ class Trainer:
         self.penalties = penalties
         self.objective = Objective(data, config.label_smoothing)
         self.monitor = f"val/{self.objective.monitor}"
-        self.optimizer = make_optimizer(config, model)
+        own = [parameter for penalty in penalties for parameter in penalty.regularizer.parameters()]
+        self.optimizer = make_optimizer(config, model, own)
+        self.ema = Ema([*model.parameters(), *own], config.ema) if config.ema else None
+        self.sparsity = SparsityMeter(model, data.train.x[:1]) if _measures_sparsity(config) else None
         self.schedule = Schedule(self.optimizer, config)
         self.status = (
             {stage: StatusTracker(preactivations) for stage in ("train", "val", "test")} if preactivations else {}
@@ -107,8 +174,12 @@ class Trainer:
             if self.best.row and (reason := self._ended()):
                 return reason
             self.epoch += 1
+            for penalty in self.penalties:
+                penalty.begin(self.epoch)
             logged = self.epoch % config.log_every == 0 or self.epoch in (1, epochs)
             sums = self._train_epoch(logged)
+            for penalty in self.penalties:
+                penalty.end(self.epoch)
             metric = None
             if logged:
                 row = self._row(sums)
@@ -138,11 +209,16 @@ class Trainer:
                 x, y = split.x[begin : begin + EVALUATION_ROWS], split.y[begin : begin + EVALUATION_ROWS]
                 output = self.model(x)
                 loss = self.objective.loss(output, y)
-                totals.add(loss, [p.regularizer.loss for p in self.penalties], output, y)
+                totals.add(loss, [p.loss() for p in self.forward_penalties], output, y)
                 if status:
                     status.update()
         self.model.train()
         return totals.metrics(stage, split)
+
+    @property
+    def forward_penalties(self) -> list[Penalty]:
+        """The penalties whose loss depends on the forward pass."""
+        return [p for p in self.penalties if p.regularizer.has_loss and not p.regularizer.of_parameters]
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on: weights, optimiser, schedule, random states, the best so far."""
@@ -154,7 +230,8 @@ class Trainer:
             "model": self.model.state_dict(),
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
-            "penalties": [penalty.regularizer.state_dict() for penalty in self.penalties],
+            "penalties": [penalty.state_dict() for penalty in self.penalties],
+            "ema": self.ema.state_dict() if self.ema else {},
             "rng": {"cpu": torch.get_rng_state(), "shuffle": self.shuffle.get_state()},
             "best": vars(self.best).copy(),
             "last": self.last,
@@ -170,7 +247,9 @@ class Trainer:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         for penalty, saved in zip(self.penalties, state["penalties"], strict=True):
-            penalty.regularizer.load_state_dict(saved)
+            penalty.load_state_dict(saved)
+        if self.ema:
+            self.ema.load_state_dict(state["ema"])
         torch.set_rng_state(state["rng"]["cpu"])
         self.shuffle.set_state(state["rng"]["shuffle"])
         if self.device.type == "cuda" and "cuda" in state["rng"]:
@@ -180,34 +259,52 @@ class Trainer:
 
     def weights_are_finite(self) -> bool:
         """Whether a checkpoint of the present weights would be of use."""
-        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(list(self.model.parameters())))
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(parameters))
+
+    def restore_best(self) -> None:
+        """Puts the best weights into the model, and folds into them what a regularizer holds beside them (gates)."""
+        self.model.load_state_dict(self.best.weights)
+        for penalty, saved in zip(self.penalties, self.best.penalties, strict=True):
+            penalty.load_state_dict(saved)
+            penalty.regularizer.fold()
 
     def _train_epoch(self, logged: bool) -> _Totals:
         config, status = self.config, self.status.get("train") if logged else None
         if status:
             status.reset()
         totals = _Totals(self)
+        weights = [p for p in self.penalties if p.regularizer.of_parameters]
+        # The closed form knows nothing of clipping.
+        clipped = [p for p in weights if p.schedule.clip is not None]
+        of_parameters = [p.regularizer for p in weights if p.schedule.clip is None]
         for x, y in self._batches():
             self.optimizer.zero_grad(set_to_none=True)
             output = self.model(x)
             loss = self.objective.loss(output, y)
             total = loss if config.task_loss else loss * 0.0
             losses = []
-            for penalty in self.penalties:
+            for penalty in self.forward_penalties:
                 if penalty.strength > 0:
-                    value = penalty.regularizer.loss
+                    value = penalty.loss()
                     total = total + penalty.strength * value
                 else:
                     with torch.no_grad():
-                        value = penalty.regularizer.loss
+                        value = penalty.loss()
                 losses.append(value.detach())
+            for penalty in clipped:
+                if penalty.strength > 0:
+                    total = total + penalty.strength * penalty.loss()
             total.backward()
+            for regularizer in of_parameters:
+                regularizer.add_gradients()
             if config.grad_clip is not None:
                 nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
             self.optimizer.step()
             for penalty in self.penalties:
-                if penalty.strength > 0:
-                    penalty.regularizer.step(self.schedule.lr)
+                penalty.regularizer.step(self.optimizer)
+            if self.ema:
+                self.ema.update()
             with torch.no_grad():
                 totals.add(loss.detach(), losses, output.detach(), y)
                 if status:
@@ -226,13 +323,25 @@ class Trainer:
                 return
 
     def _row(self, sums: _Totals) -> dict[str, float]:
-        values = sums.metrics("train", self.data.train) | self.evaluate("val", self.data.val)
+        values = sums.metrics("train", self.data.train)
+        with self.ema.in_place() if self.ema else nullcontext():
+            values |= self.evaluate("val", self.data.val) | self._zeros()
         return {
             "epoch": self.epoch,
             "lr": self.schedule.lr,
             **{key: p.strength for key, p in zip(self._strength_keys(), self.penalties, strict=True)},
             **to_floats(values),
         }
+
+    def _zeros(self) -> dict[str, Tensor]:
+        """Shares of zeros, by unit."""
+        values = self.sparsity.row() if self.sparsity else {}
+        for penalty in self.penalties:
+            share = penalty.regularizer.zero_share()
+            # Gates are not among the weights.
+            if self.sparsity and share is not None and list(penalty.regularizer.parameters()):
+                values[f"sparsity/{penalty.regularizer.coverage().unit}"] = share
+        return values
 
     def _strength_keys(self) -> list[str]:
         """`lambda` for the one penalty that most runs have, else one name each."""
@@ -249,8 +358,10 @@ class Trainer:
         if math.isnan(metric):  # R2 of a constant target: never better, but a first row is the best so far
             metric = -math.inf
         if metric > self.best.metric or not self.best.row:
-            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-            self.best = Best(self.epoch, metric, row, weights)
+            with self.ema.in_place() if self.ema else nullcontext():
+                weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+                penalties = copy.deepcopy([penalty.state_dict() for penalty in self.penalties])
+            self.best = Best(self.epoch, metric, row, weights, penalties)
             self.since_best = 0
         else:
             self.since_best += 1
@@ -288,7 +399,12 @@ class _Totals:
         mean = self._losses / self._rows
         values = {f"{stage}/loss": mean[0]}
         total = mean[0] if trainer.config.task_loss else mean[0] * 0.0
-        for penalty, value in zip(trainer.penalties, mean[1:], strict=True):
+        of_forward = dict(zip((id(p) for p in trainer.forward_penalties), mean[1:], strict=True))
+        for penalty in trainer.penalties:
+            if not penalty.regularizer.has_loss:
+                continue
+            with torch.no_grad():  # of the weights: as they are now
+                value = of_forward[id(penalty)] if id(penalty) in of_forward else penalty.loss().double()
             values[f"{stage}/{penalty.label}"] = value
             if penalty.strength > 0:
                 values[f"{stage}/scaled_{penalty.label}"] = penalty.strength * value
@@ -308,9 +424,22 @@ def to_floats(values: dict[str, Tensor]) -> dict[str, float]:
     return dict(zip(values, packed, strict=True))
 
 
-def make_optimizer(config: RunConfig, model: nn.Module) -> torch.optim.Optimizer:
-    """The optimiser that `config` asks for; fused where the device has it (all of CPU and CUDA do)."""
+def _measures_sparsity(config: RunConfig) -> bool:
+    makers = [p for p in config.penalties() if REGULARIZERS[p.name].facts["zeros"] != "none" and p.strength.base > 0]
+    return config.log_sparsity == "yes" or (config.log_sparsity == "auto" and bool(makers))
+
+
+def make_optimizer(config: RunConfig, model: nn.Module, more: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
+    """The optimiser that `config` asks for; fused where the device has it (all of CPU and CUDA do).
+
+    Args:
+        config: how to train.
+        model: whose parameters are trained.
+        more: parameters beside the model's (gates), which are never decayed.
+    """
     groups: Any = parameter_groups(model, config.weight_decay)
+    if more:
+        groups.append({"params": list(more), "weight_decay": 0.0})
     if config.optimizer == "sgd":
         return torch.optim.SGD(groups, config.lr, config.momentum, nesterov=config.nesterov, fused=True)
     kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam

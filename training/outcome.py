@@ -12,20 +12,25 @@ import torch
 
 from regx.training import plots
 from regx.training.build import Experiment
-from regx.training.folder import RunFolder, write_atomically
+from regx.training.folder import RunFolder, write_atomically, write_csv
 from regx.training.loop import Trainer, to_floats
 from regx.training.status import StatusTables
 from regx.training.tracking import Tracker
 
 
 def measure_best(experiment: Experiment, folder: RunFolder, tracker: Tracker) -> dict[str, float]:
-    """Measures the best weights on every split, writes status.npz and the plots; returns the test metrics."""
+    """Measures the model, which has its best weights, on every split; writes status.npz, weights.csv and the plots.
+
+    Returns:
+        The test metrics.
+    """
     config, data, trainer = experiment.config, experiment.data, experiment.trainer
-    experiment.model.load_state_dict(trainer.best.weights)
     splits = {"train": data.train, "val": data.val} | ({"test": data.test} if data.test else {})
     measured = {stage: to_floats(trainer.evaluate(stage, split)) for stage, split in splits.items()}
     tables = {stage: trainer.status[stage].tables() for stage in splits if stage in trainer.status}
     save_status(folder.status, tables)
+    if trainer.sparsity:
+        write_csv(folder.weights, trainer.sparsity.table())
     if config.plots:
         folder.plots.mkdir(exist_ok=True)
         for name, figure in _figures(experiment, folder, tables):
@@ -49,11 +54,15 @@ def _figures(experiment: Experiment, folder: RunFolder, tables: dict[str, Status
     import pandas
 
     config, data, trainer = experiment.config, experiment.data, experiment.trainer
-    title = f"{data.name}, {config.experiment} {config.shape()}, lambda {config.lambda_:g}"
+    title = f"{data.name}, {config.experiment} {config.shape()}, {config.penalty_title()}"
     epoch = trainer.best.epoch
     yield "learning_curves", plots.learning_curves(pandas.read_csv(folder.metrics), title=title, best_epoch=epoch)
     if "train" in tables:
         yield from _status_figures(tables["train"], f"{title}, epoch {epoch} (best)", config.plot_points)
+    if trainer.sparsity:
+        weights, norms = trainer.sparsity.arrays()
+        yield "weights", plots.weight_histogram(weights, norms, title=title)
+        yield "sparsity", plots.sparsity_bars(trainer.sparsity.table(), title=title)
     if data.task == "regression":
         output = _outputs(experiment, data.val.x)
         mean, scale = np.array(data.target_mean), np.array(data.target_std)

@@ -2,30 +2,37 @@
 
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 from torch import nn
 
 import regx.regularizers
 from regx.errors import UserError
-from regx.regularizers import REGISTRY, Jumpstart, Regularizer, create, parse
+from regx.regularizers import REGISTRY, Jumpstart, Regularizer, Spec, create, parse
 from regx.regularizers.base import Coverage
 
 
 @pytest.mark.parametrize(
     ("spec", "expected"),
     [
-        ("jumpstart", ("jumpstart", {}, None)),
-        ("jumpstart=1e-4", ("jumpstart", {}, 1e-4)),
-        ("jumpstart()=0", ("jumpstart", {}, 0.0)),
+        ("jumpstart", Spec("jumpstart")),
+        ("jumpstart=1e-4", Spec("jumpstart", {}, 1e-4)),
+        ("jumpstart()=0", Spec("jumpstart", {}, 0.0)),
         (
             " jumpstart( mode = unit,sign_balance=.51 , skip_last=false, unit_dim=-1 ) = 2",
-            ("jumpstart", {"mode": "unit", "sign_balance": 0.51, "skip_last": False, "unit_dim": -1}, 2.0),
+            Spec("jumpstart", {"mode": "unit", "sign_balance": 0.51, "skip_last": False, "unit_dim": -1}, 2.0),
+        ),
+        (
+            "group_lasso(groups=blocks(2, 4), include=a.*|b.[0-9], prox=true)=1e-4",
+            Spec("group_lasso", {"groups": "blocks(2, 4)", "include": "a.*|b.[0-9]", "prox": True}, 1e-4),
+        ),
+        (
+            "l1(schedule=linear, warmup=3, prox=True)=0.1",
+            Spec("l1", {"prox": True}, 0.1, {"schedule": "linear", "warmup": 3}),
         ),
     ],
 )
-def test_parse(spec: str, expected: tuple[str, dict[str, Any], float | None]) -> None:
+def test_parse(spec: str, expected: Spec) -> None:
     assert parse(spec) == expected
 
 
@@ -39,6 +46,11 @@ def test_parse(spec: str, expected: tuple[str, dict[str, Any], float | None]) ->
         ("jumpstart(mode)", "write option=value"),
         ("jumpstart(mode=unit,mode=full)", "'mode' is given twice"),
         ("jumpstart(mode=unit", "cannot read"),
+        ("group_lasso(groups=blocks(2,4)=1", "cannot read"),
+        ("group_lasso(groups=blocks[2,4))=1", "the brackets do not match"),
+        ("l1(schedul=linear)", "no option 'schedul'; did you mean 'schedule'"),
+        ("l1(schedule=linaer)", "schedule: 'linaer' is not among its choices; did you mean 'linear'"),
+        ("l1(start=0)", "start: 0 is out of bounds"),
         ("jumpstart mode", "cannot read"),
         ("", "cannot read"),
         ("jumpstart=-1", "strength '-1'.*not a finite number of at least 0"),
@@ -65,12 +77,14 @@ def test_create() -> None:
         regularizer.strength = float("nan")
     with pytest.raises(UserError, match="strength"):
         regularizer.strength = -0.1
+    with pytest.raises(UserError, match=r"'warmup' is about epochs.*Strength"):
+        create("jumpstart(warmup=3)=1", model)
 
 
 def test_every_option_of_a_class_is_in_its_row() -> None:
     info = REGISTRY["jumpstart"]
     assert info.load() is Jumpstart
-    assert info.facts == {"kind": "activations"}
+    assert info.facts == {"kind": "activations", "zeros": "none"}
     assert "10.1109/ACCESS.2025.3591313" in info.source
     assert {p.name: p.default for p in info.parameters} == Jumpstart.__init__.__kwdefaults__
     assert all(parameter.help for parameter in info.parameters)
@@ -94,7 +108,8 @@ def test_lazy_names() -> None:
 
 def test_coverage_in_words() -> None:
     assert str(Coverage(("a",))) == "1 layer (a)"
-    assert str(Coverage(("a", "b"), units=1200, parameters=3)) == "2 layers (a ... b), 1,200 units, 3 parameters"
+    assert str(Coverage(("a", "b"), (1000, 200), (1, 2))) == "2 layers (a ... b), 1,200 units, 3 parameters"
+    assert str(Coverage(("a", "b"), (4, 4), unit="heads(4)", total=4)) == "2 layers (a ... b), 4 heads(4)"
 
 
 def test_base_class_is_stateless() -> None:

@@ -65,6 +65,78 @@ def test_reads_without_importing(tmp_path: Path) -> None:
     assert (k.type, k.optional, k.default) == ("int", True, None)
 
 
+SHARED = '''
+class Penalty:
+    """What they share.
+
+    Args:
+        model: the network.
+        include: which weights.
+        prox: whether to step.
+        depth: has a help here.
+        hidden: has one too.
+    """
+
+    def __init__(
+        self, model, *, include: str | None = None, prox: bool = False, depth: int = 1, quiet: int = 0, needed: int
+    ) -> None:
+        pass
+'''
+
+SHARING = '''
+raise RuntimeError("this file must never be imported")
+
+@register(
+    "lasso", shares="shared:Penalty", formula="sum |w|", example="lasso(prox=true)=1e-4", source="S", kind="weights"
+)
+class Lasso(Penalty):
+    """Sums.
+
+    Args:
+        share: how much.
+        depth: how deep it goes.
+    """
+
+    def __init__(self, model, *, share: Annotated[float, Bounds(0, 1)] = 0.5, depth: int = 7, **shared) -> None:
+        pass
+
+@register("plain", shares="shared:Penalty")
+class Plain(Penalty):
+    """Has no constructor of its own."""
+'''
+
+
+def test_shared_options_follow_a_rows_own(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(SHARED)
+    (tmp_path / "lasso.py").write_text(SHARING)
+    registry = Registry("thing", tmp_path, "nowhere")
+    assert list(registry.rows) == ["lasso", "plain"], "the base class is no row"
+    row = registry["lasso"]
+    assert [(p.name, p.default) for p in row.parameters] == [
+        ("share", 0.5),
+        ("depth", 7),
+        ("include", None),
+        ("prox", False),
+    ], "own ones first, and they win; an option without help or default is none"
+    assert row.parameter("depth").help == "how deep it goes."
+    assert row.parameter("include").optional and row.parameter("prox").type == "bool"
+    assert (row.formula, row.example, row.source) == ("sum |w|", "lasso(prox=true)=1e-4", "S")
+    assert row.facts == {"kind": "weights"}, "formula, example, source and shares are no facts"
+    assert [p.name for p in registry["plain"].parameters] == ["include", "prox", "depth"]
+    assert registry["plain"].formula == registry["plain"].example == ""
+    assert row.check({"prox": "true", "share": "0.25"}) == {"prox": True, "share": 0.25}
+    with pytest.raises(UserError, match="lasso has no option 'proxy'; did you mean 'prox'"):
+        row.check({"proxy": True})
+
+
+def test_sharing_with_a_class_that_does_not_exist_fails(tmp_path: Path) -> None:
+    (tmp_path / "shared.py").write_text(SHARED)
+    for shares in ("shared:Penal", "other:Penalty"):
+        (tmp_path / "lasso.py").write_text(SHARING.replace("shared:Penalty", shares))
+        with pytest.raises((ValueError, StopIteration, OSError)):
+            _ = Registry("thing", tmp_path, "nowhere").rows
+
+
 def test_unknown_name_is_one_line_with_the_nearest(tmp_path: Path) -> None:
     (tmp_path / "ten.py").write_text(SOURCE)
     with pytest.raises(UserError, match=r"^unknown thing 'ten20'; did you mean 'ten2'\? \(see `regx list things`\)$"):
@@ -90,18 +162,32 @@ def test_rows_agree_with_the_imported_objects(registry: Registry) -> None:
         assert row.summary, row.name
         if not row.parameters:
             continue
-        function = component.__init__ if inspect.isclass(component) else component
-        signature = inspect.signature(function)
+        options = keyword_options(component)
         for parameter in row.parameters:
-            assert signature.parameters[parameter.name].default == parameter.default, parameter
+            option, namespace = options[parameter.name]
+            assert option.default == parameter.default, parameter
             assert parameter.help, parameter
-            hint = signature.parameters[parameter.name].annotation
-            hint = eval(hint, function.__globals__) if isinstance(hint, str) else hint
+            hint = option.annotation
+            hint = eval(hint, namespace) if isinstance(hint, str) else hint
             if typing.get_origin(hint) is typing.Annotated:
                 assert parameter.bounds == hint.__metadata__[0]
             if typing.get_origin(hint) is typing.Literal:
                 assert parameter.choices == typing.get_args(hint)
-        options = [
-            p.name for p in signature.parameters.values() if p.kind is p.KEYWORD_ONLY and p.default is not p.empty
-        ]
-        assert [p.name for p in row.parameters] == options, f"{row.name}: an option lacks its docstring entry"
+        assert [p.name for p in row.parameters] == list(options), f"{row.name}: an option lacks its docstring entry"
+
+
+def keyword_options(component: typing.Any) -> dict[str, tuple[inspect.Parameter, dict[str, typing.Any]]]:
+    """Name -> keyword-only argument with a default and its namespace; those that `**shared` takes come last."""
+    classes = component.__mro__ if inspect.isclass(component) else [component]
+    found: dict[str, tuple[inspect.Parameter, dict[str, typing.Any]]] = {}
+    for owner in classes:
+        if inspect.isclass(owner) and "__init__" not in vars(owner):
+            continue
+        function = vars(owner)["__init__"] if inspect.isclass(owner) else owner
+        arguments = inspect.signature(function).parameters.values()
+        for p in arguments:
+            if p.kind is p.KEYWORD_ONLY and p.default is not p.empty:
+                found.setdefault(p.name, (p, function.__globals__))
+        if all(p.kind is not p.VAR_KEYWORD for p in arguments):
+            break
+    return found

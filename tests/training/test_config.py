@@ -44,8 +44,28 @@ def test_hash_follows_the_content_of_a_data_file(tmp_path: Path) -> None:
 def test_penalties_take_shared_options_and_their_own_win() -> None:
     config = RectangularConfig(lambda_=0.01, mode="unit", regularizer=["jumpstart", "jumpstart(mode=point)=0.5"])
     (first, second) = config.penalties()
-    assert (first[0], first[1]["mode"], first[2]) == ("jumpstart", "unit", 0.01)
-    assert (second[0], second[1]["mode"], second[2]) == ("jumpstart", "point", 0.5)
+    assert (first.name, first.options["mode"], first.strength.base) == ("jumpstart", "unit", 0.01)
+    assert (second.name, second.options["mode"], second.strength.base) == ("jumpstart", "point", 0.5)
+
+
+def test_schedules_and_prox_reach_whom_they_concern() -> None:
+    config = RectangularConfig(
+        lambda_=0.01,
+        lambda_schedule="linear",
+        lambda_warmup=3,
+        optimize="prox",
+        regularizer=["jumpstart", "l1(schedule=agp)=0.5", "l2", "group_lasso(prox=false)"],
+    )
+    jumpstart, l1, l2, group_lasso = config.penalties()
+    assert [p.strength.schedule for p in (jumpstart, l1, l2)] == ["linear", "agp", "linear"]
+    assert {p.strength.warmup for p in config.penalties()} == {3}
+    assert "prox" not in jumpstart.options and "prox" not in l2.options
+    assert (l1.options["prox"], group_lasso.options["prox"]) == (True, False)
+
+
+def test_the_run_is_named_after_its_regularizers() -> None:
+    assert "-lambda0.01-" in RectangularConfig(lambda_=0.01).run_name()
+    assert "-l1_0.5+l2_0.01-" in RectangularConfig(lambda_=0.01, regularizer=["l1=0.5", "l2"]).run_name()
 
 
 @pytest.mark.parametrize(
@@ -68,6 +88,14 @@ def test_penalties_take_shared_options_and_their_own_win() -> None:
         ({"devices": "gpu"}, ["devices", "'gpu'", "cuda"]),
         ({"regularizer": ["jumpstrt"]}, ["jumpstrt", "did you mean 'jumpstart'"]),
         ({"regularizer": ["jumpstart(mod=unit)"]}, ["mod", "did you mean 'mode'"]),
+        ({"regularizer": ["l1=-1"]}, ["regularizer", "'-1'", "at least 0"]),
+        ({"regularizer": ["l1(start=9, end=5)"]}, ["regularizer", "end", "5 is before start"]),
+        ({"lambda": 1, "lambda_start": 9, "lambda_end": 5}, ["lambda_end", "5 is before start"]),
+        ({"lambda_start": 9, "epochs": 5}, ["lambda_start", "9 is after the last epoch"]),
+        ({"lambda_gamma": 0.5}, ["lambda_gamma", "schedule=exponential"]),
+        ({"optimize": "prox", "lambda": 1}, ["optimize", "none of this run's", "group_lasso"]),
+        ({"target_sparsity": 0.5, "lambda": 1}, ["target_sparsity", "none of this run's", "l0"]),
+        ({"target_sparsity": 0.5, "regularizer": ["l1(prox=true)"]}, ["lambda", "0 gives target_sparsity nothing"]),
         ({"seed": 2**32}, ["seed", "4,294,967,295"]),
         ({"experiment": ["rectangular"]}, ["experiment"]),
         ({"experiment": "rectangle"}, ["rectangle", "did you mean 'rectangular'"]),

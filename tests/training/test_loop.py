@@ -306,7 +306,8 @@ def test_label_smoothing_of_several_classes() -> None:
 def test_penalties_are_told_of_every_step() -> None:
     built = build(config(epochs=2, lr_schedule="exponential", lr_gamma=0.5))
     told: list[float] = []
-    built.trainer.penalties[0].regularizer.step = told.append  # type: ignore[method-assign]
+    regularizer = built.trainer.penalties[0].regularizer
+    regularizer.step = lambda optimizer: told.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]
     fit(built)
     steps = -(-len(built.data.train) // 32)
     assert told == pytest.approx([0.01] * steps + [0.005] * steps)

@@ -10,6 +10,7 @@ from regx.training.plots.predictions import confusion_matrix, regression_scatter
 from regx.training.plots.status import status_heatmap
 from regx.training.plots.style import CLASS_COLOURS, STATUS_COLOURS, save
 from regx.training.plots.surface import Points, Predict, decision_surface
+from regx.training.plots.weights import sparsity_bars, weight_histogram
 
 __all__ = [
     "CLASS_COLOURS",
@@ -23,5 +24,7 @@ __all__ = [
     "learning_curves",
     "regression_scatter",
     "save",
+    "sparsity_bars",
     "status_heatmap",
+    "weight_histogram",
 ]

@@ -136,7 +136,7 @@ def draw_status(bars: "Axes", cells: "Axes", table: np.ndarray, layers: Sequence
     whole_numbers(cells.yaxis, 5)
     style_axes(cells, frame=False)
     cells.tick_params(length=2, color=FAINT)
-    _layer_ticks(cells, layers, width)
+    layer_ticks(cells, layers, width)
     if rows <= 40:
         cell_lines(cells, rows, columns)
     elif columns <= 80:
@@ -144,7 +144,7 @@ def draw_status(bars: "Axes", cells: "Axes", table: np.ndarray, layers: Sequence
     cell_lines(bars, 0, columns)
 
 
-def _layer_ticks(axes: "Axes", layers: Sequence[str], width: float) -> None:
+def layer_ticks(axes: "Axes", layers: Sequence[str], width: float) -> None:
     """Names every n-th layer, with n as small as `width` inches allow; what all names share is in the axis label."""
     prefix = common_prefix([str(name) for name in layers])
     names = [literal(shortened(str(name).removeprefix(prefix), 22)) for name in layers]

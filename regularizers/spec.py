@@ -1,0 +1,96 @@
+"""The text form of a regularizer: `name`, `name=1e-4` or `name(option=value, option=value)=1e-4`."""
+
+import math
+import re
+from dataclasses import dataclass, field
+from typing import Any
+
+from regx.errors import UserError, did_you_mean
+from regx.regularizers import REGISTRY, strength
+
+_CLOSING = {"(": ")", "[": "]", "{": "}"}
+
+
+@dataclass(frozen=True)
+class Spec:
+    """What a text says.
+
+    Attributes:
+        name: the regularizer's name in the registry.
+        options: its options, checked.
+        strength: what stands behind the last `=`; None where nothing does.
+        schedule: options of the strength (`regx.regularizers.strength`), checked.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+    strength: float | None = None
+    schedule: dict[str, Any] = field(default_factory=dict)
+
+
+def parse(text: str) -> Spec:
+    """Reads the text form of a regularizer.
+
+    Besides its own options every regularizer takes those of its strength: schedule, warmup, start, end, ... Commas
+    within brackets belong to a value: `group_lasso(groups=blocks(2,4), include=layer1.*|layer2.*)`.
+
+    Args:
+        text: what somebody typed.
+
+    Raises:
+        UserError: the text does not have this form, or names a regularizer, option or value that does not exist, or the
+            strength is not a finite number of at least 0.
+    """
+    match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*(?:=([^()]*))?", text, flags=re.DOTALL)
+    if match is None:
+        raise UserError(f"cannot read {text!r}; write name, name=0.01 or name(option=value)=0.01", "regularizer")
+    name, inside, behind = match.groups()
+    info = REGISTRY[name]
+    given: dict[str, str] = {}
+    for item in _split(inside or "", text):
+        option, equals, value = (part.strip() for part in item.partition("="))
+        if not (option and equals and value):
+            raise UserError(f"cannot read {item.strip()!r} in {text!r}; write option=value", "regularizer")
+        if option in given:
+            raise UserError(f"{option!r} is given twice in {text!r}", "regularizer")
+        given[option] = value
+    own = {parameter.name for parameter in info.parameters}
+    options = {key: value for key, value in given.items() if key in own}
+    shared = {parameter.name for parameter in strength.PARAMETERS}
+    for option in given:
+        if option not in own | shared:
+            raise UserError(f"{name} has no option {option!r}{did_you_mean(option, sorted(own | shared))}")
+    try:
+        checked = info.check(options)
+        schedule = {p.name: p.check(given[p.name]) for p in strength.PARAMETERS if p.name in given.keys() - own}
+    except UserError as error:
+        raise UserError(f"{text!r}: {error}", "regularizer") from None
+    return Spec(name, checked, None if behind is None else _number(behind.strip(), text), schedule)
+
+
+def _split(inside: str, text: str) -> list[str]:
+    """Splits at the commas that no bracket encloses."""
+    items, open_brackets, begin = [], [], 0
+    for position, letter in enumerate(inside):
+        if letter in _CLOSING:
+            open_brackets.append(_CLOSING[letter])
+        elif letter in _CLOSING.values():
+            if not open_brackets or open_brackets.pop() != letter:
+                raise UserError(f"cannot read {text!r}: the brackets do not match", "regularizer")
+        elif letter == "," and not open_brackets:
+            items.append(inside[begin:position])
+            begin = position + 1
+    if open_brackets:
+        raise UserError(f"cannot read {text!r}: the brackets do not match", "regularizer")
+    items.append(inside[begin:])
+    return items if inside.strip() else []
+
+
+def _number(text: str, whole: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (value >= 0 and math.isfinite(value)):
+        raise UserError(f"strength {text!r} in {whole!r} is not a finite number of at least 0", "regularizer")
+    return value

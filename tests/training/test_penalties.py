@@ -1,0 +1,239 @@
+"""Regularizers of every kind in a run: what they train, what is logged, and that a resumed run is the same run."""
+
+import csv
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from regx.errors import UserError
+from regx.models import create as create_model
+from regx.regularizers import L0, REGISTRY, create
+from regx.training.build import Experiment, build
+from regx.training.config import RectangularConfig
+from regx.training.ema import Ema
+from regx.training.experiment import run
+from regx.training.folder import load_checkpoint, save_checkpoint
+
+# One text per regularizer that acts strongly enough to be seen within a few steps.
+SPECS = {
+    "activation_l1": "activation_l1=0.1",
+    "activation_l2": "activation_l2=0.1",
+    "elastic_net": "elastic_net(prox=true)=0.05",
+    "group_lasso": "group_lasso(prox=true)=0.05",
+    "group_variance": "group_variance=1e-3",
+    "hierarchical": "hierarchical=1e-3",
+    "jumpstart": "jumpstart(tie_breaking=random)=0.1",
+    "l0": "l0(noise=sample)=0.5",
+    "l0_approx": "l0_approx=1e-5",
+    "l1": "l1(schedule=linear, warmup=2)=0.01",
+    "l2": "l2(half=true)=0.1",
+    "orthogonal": "orthogonal=0.01",
+    "prune": "prune(schedule=agp, end=3)=0.5",
+    "sparse_group_lasso": "sparse_group_lasso(groups=rows, prox=true)=0.05",
+    "threshold": "threshold(start=2, end=3)=0.1",
+}
+
+
+def config(*specs: str, **options: Any) -> RectangularConfig:
+    small: dict[str, Any] = {"depth": 3, "width": 8, "epochs": 5, "batch_size": 32, "lr": 0.01, "plots": False}
+    if options.get("dataset", "moons") == "moons":
+        small["n_samples"] = 120
+    return RectangularConfig(regularizer=list(specs), **small | options)
+
+
+def fit(built: Experiment, stop_after: int | None = None) -> list[dict[str, float]]:
+    rows: list[dict[str, float]] = []
+    trainer = built.trainer
+    trainer.fit(rows.append, lambda: None, lambda: stop_after is not None and trainer.epoch >= stop_after)
+    return rows
+
+
+def weights(built: Experiment) -> torch.Tensor:
+    return torch.cat([p.detach().flatten() for p in built.model.parameters()])
+
+
+def test_there_is_a_text_for_every_regularizer() -> None:
+    assert set(SPECS) == set(REGISTRY.rows)
+
+
+@pytest.mark.parametrize("dataset", ["moons", "digits_image"])
+@pytest.mark.parametrize("name", SPECS)
+def test_every_regularizer_trains_dense_and_convolutional_nets(name: str, dataset: str) -> None:
+    options: dict[str, Any] = {"dataset": dataset}
+    if dataset == "digits_image":  # whose batch normalisation leaves Jumpstart nothing to do
+        options |= {"subset": 200, "batchnorm": name != "jumpstart"}
+    spec = SPECS[name]
+    if name == "sparse_group_lasso" and dataset == "digits_image":
+        spec = spec.replace("rows", "kernels")
+    plain, regularised = build(config(lambda_=0.0, **options)), build(config(spec, **options))
+    fit(plain)
+    row = fit(regularised)[-1]
+    assert not torch.equal(weights(plain), weights(regularised))
+    assert weights(regularised).isfinite().all()
+    assert ("sparsity/elements" in row) == (REGISTRY[name].facts["zeros"] != "none")
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_strength_zero_leaves_no_trace(name: str) -> None:
+    plain, unused = build(config(lambda_=0.0)), build(config(SPECS[name].rpartition("=")[0].partition("(")[0] + "=0"))
+    fit(plain)
+    fit(unused)
+    assert torch.equal(weights(plain), weights(unused))
+
+
+@pytest.mark.parametrize("name", SPECS)
+def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> None:
+    c = config(SPECS[name], "jumpstart=0.01", ema=0.9)
+    whole = build(c)
+    rows = fit(whole)
+    half = build(c)
+    first = fit(half, stop_after=2)
+    save_checkpoint(tmp_path / "last.pt", half.trainer.state_dict())
+    rest = build(c)
+    rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt", c.hash()))
+    assert first + fit(rest) == rows
+    assert torch.equal(weights(rest), weights(whole))
+    assert [torch.equal(a, b) for a, b in zip(rest.trainer.ema.average, whole.trainer.ema.average, strict=True)]  # type: ignore[union-attr]
+
+
+def test_composition_is_the_sum_of_its_parts() -> None:
+    """Two penalties of weights, one of them scheduled, beside Jumpstart: the same as a loop written out."""
+    c = config("l1(schedule=linear)=0.01", "group_lasso(prox=true)=0.02", "jumpstart=0.1", optimizer="sgd", epochs=3)
+    built = build(c)
+    rows = fit(built)
+    assert [row["lambda/l1_loss"] for row in rows] == [0.0, 0.005, 0.01]
+
+    torch.manual_seed(c.seed)
+    model = create_model("rectangular", input_shape=(2,), output_size=1, **c.model_options())
+    optimizer = torch.optim.SGD(model.parameters(), c.lr)
+    jumpstart = create("jumpstart", model)
+    x, y = built.data.train.x, built.data.train.y
+    order = torch.Generator().manual_seed(c.seed)
+    for strength in (0.0, 0.005, 0.01):
+        for batch in torch.randperm(len(x), generator=order).split(32):
+            loss = nn.functional.binary_cross_entropy_with_logits(model(x[batch])[:, 0], y[batch].float())
+            matrices = [p for p in model.parameters() if p.ndim == 2]
+            loss = loss + 0.1 * jumpstart.loss + strength * sum(p.abs().sum() for p in matrices)
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            with torch.no_grad():
+                for p in matrices:
+                    p *= (1 - c.lr * 0.02 / p.norm(dim=1, keepdim=True)).clamp(min=0)
+    torch.testing.assert_close(weights(built), torch.cat([p.detach().flatten() for p in model.parameters()]))
+
+
+def test_penalties_are_logged_apart_and_add_up() -> None:
+    row = fit(build(config("l1=0.01", "group_lasso(prox=true)=0.02", "jumpstart=0.1", epochs=1)))[0]
+    for stage in ("train", "val"):
+        parts = 0.01 * row[f"{stage}/l1_loss"] + 0.02 * row[f"{stage}/group_lasso_loss"] + 0.1 * row[f"{stage}/JR_loss"]
+        assert row[f"{stage}/total_loss"] == pytest.approx(row[f"{stage}/loss"] + parts)
+    assert row["train/l1_loss"] == row["val/l1_loss"], "weights at the end of the epoch"
+
+
+def test_windows_masks_and_agp_over_the_epochs() -> None:
+    rows = fit(build(config("prune(schedule=agp, other_end=0.1, end=4)=0.5", epochs=6)))
+    wanted = [0.5 - 0.4 * (1 - k / 3) ** 3 for k in range(4)]
+    assert [row["lambda"] for row in rows] == pytest.approx([*wanted, 0, 0])
+    shares = [row["sparsity/elements"] for row in rows]
+    assert shares == pytest.approx([*wanted, 0.5, 0.5], abs=0.02), "the last mask is kept"
+
+
+@pytest.mark.parametrize("spec", ["l1(prox=true, target_sparsity=0.7)=1e-4", "group_lasso(prox=true)=1e-4"])
+def test_target_sparsity_is_reached(spec: str) -> None:
+    c = config(
+        spec,
+        dataset="digits",
+        width=32,
+        epochs=60,
+        batch_size=128,
+        stop_at=None,
+        log_status=False,
+        log_sparsity="no",
+        target_sparsity=0.5,
+    )
+    built = build(c)
+    row = fit(built)[-1]
+    (penalty,) = built.trainer.penalties
+    assert penalty.controller is not None
+    assert float(penalty.regularizer.zero_share() or 0.0) == pytest.approx(penalty.schedule.target_sparsity, abs=0.08)
+    assert row["lambda"] != 1e-4 and row["val/acc"] > 0.8
+
+
+def test_clipping_cuts_the_gradient() -> None:
+    free, plain = build(config("l1(clip=1e-6)=1")), build(config(lambda_=0.0))
+    fit(free)
+    fit(plain)
+    torch.testing.assert_close(weights(free), weights(plain))
+    with pytest.raises(UserError, match="lambda_clip"):
+        build(config("l1(prox=true, clip=1)=1"))
+
+
+@pytest.mark.parametrize(
+    ("spec", "message"),
+    [
+        ("l1(target_sparsity=0.5)=0.1", "target_sparsity.*l1 makes exact zeros with --optimize prox"),
+        ("group_lasso(groups=filters)=1", "'filters'.*fits no weight; their shapes are 8x2"),
+        ("group_lasso(groups=blocks(3,3))=1", r"blocks of 3 x 3 do not divide hidden.layer0.weight \(8x2\)"),
+        ("l1(include=hiden.*)=1", "include: 'hiden.*' matches no weight"),
+        ("prune=1.5", "1"),
+    ],
+)
+def test_refuses_what_does_not_fit_the_model(spec: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
+        fit(build(config(spec)))
+    assert "\n" not in str(caught.value)
+
+
+def test_best_weights_are_those_of_the_average_and_gates_are_folded(tmp_path: Path) -> None:
+    c = config(
+        "l0=2", dataset="digits", width=16, epochs=12, ema=0.99, lr=0.03, run_dir=str(tmp_path), wandb="disabled"
+    )
+
+    class Quiet:
+        def started(self, lines: list[str]) -> None: ...
+        def row(self, row: dict[str, float], epochs: int) -> None: ...
+        def warn(self, message: str) -> None: ...
+
+    result = run(c, Quiet(), argv=["regx"])
+    assert result["status"] == "finished"
+    folder = Path(result["run_dir"])
+    plain = create_model("rectangular", input_shape=(64,), output_size=10, **c.model_options())
+    plain.load_state_dict(torch.load(folder / "checkpoints" / "best.pt", weights_only=True)["model"])
+    data = build(c).data
+    with torch.no_grad():
+        correct = (plain.eval()(data.val.x).argmax(1) == data.val.y).double().mean()
+    assert float(correct) == pytest.approx(result["best"]["val/acc"]), "the folded model alone scores the same"
+    rows = list(csv.DictReader((folder / "coverage.csv").read_text().splitlines()))
+    assert {row["penalty"] for row in rows} == {"l0"} and rows[0]["unit"] == "gates"
+    assert (folder / "weights.csv").is_file()
+
+
+def test_gates_are_not_decayed() -> None:
+    built = build(config("l0=0.1", weight_decay=0.5))
+    gates = built.trainer.penalties[0].regularizer
+    assert isinstance(gates, L0)
+    (group,) = [
+        g for g in built.trainer.optimizer.param_groups if any(p is q for p in gates.parameters() for q in g["params"])
+    ]
+    assert group["weight_decay"] == 0.0
+
+
+def test_ema_is_the_weighted_mean() -> None:
+    p = nn.Parameter(torch.zeros(2, dtype=torch.float64))
+    ema = Ema([p], 0.9)
+    with ema.in_place():
+        assert torch.equal(p, torch.zeros(2).double()), "nothing before the first step"
+    history = [torch.tensor([1.0, -1.0]), torch.tensor([4.0, 2.0]), torch.tensor([0.5, 0.0])]
+    for value in history:
+        with torch.no_grad():
+            p.copy_(value)
+        ema.update()
+    factors = [0.9**k for k in (2, 1, 0)]
+    mean = sum(f * v.double() for f, v in zip(factors, history, strict=True)) / sum(factors)
+    with ema.in_place():
+        torch.testing.assert_close(p.detach(), mean)
+    torch.testing.assert_close(p.detach(), history[-1].double())
