@@ -30,6 +30,8 @@ check: .venv/installed .types
 
 bench: .venv/installed
 	$(BIN)/python benchmarks/jumpstart_step.py
+	$(BIN)/python benchmarks/penalties_step.py
+	$(BIN)/python benchmarks/gates_step.py
 
 picture: .venv/installed
 	$(BIN)/python docs/rescue.py

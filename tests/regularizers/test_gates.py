@@ -1,12 +1,11 @@
 """L0 gates, against the values of the paper's formulas, finite differences and slow obvious versions."""
 
 import copy
-import importlib.util
 import io
 import itertools
 import math
 import pickle
-from pathlib import Path
+from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -27,13 +26,8 @@ THRESHOLD = math.log(11)  # 2.39790: sigmoid(-THRESHOLD) = 1/12
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "gates_step.py"
-    spec = importlib.util.spec_from_file_location("gates_step", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(from_benchmarks: Callable[[str], ModuleType]) -> ModuleType:
+    return from_benchmarks("gates_step")
 
 
 def mlp(*sizes: int) -> Any:

@@ -1,10 +1,8 @@
 """Jumpstart, against the values of its paper's code and an obvious implementation with Python loops."""
 
 import copy
-import importlib.util
 import math
 from collections.abc import Callable
-from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -26,13 +24,8 @@ POINTS = torch.tensor([[1.0, 2.0, -1.0], [3.0, 4.0, 1.0], [-3.0, -4.0, -1.0]])
 
 
 @pytest.fixture(scope="module")
-def benchmark() -> ModuleType:
-    path = Path(__file__).resolve().parents[2] / "benchmarks" / "jumpstart_step.py"
-    spec = importlib.util.spec_from_file_location("jumpstart_step", path)
-    assert spec and spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def benchmark(from_benchmarks: Callable[[str], ModuleType]) -> ModuleType:
+    return from_benchmarks("jumpstart_step")
 
 
 def loss_of(matrix: Tensor, **options: Any) -> float:

@@ -1,6 +1,8 @@
 """Penalties of weights: values from the code they come from, closed forms, and where training on them ends."""
 
 import math
+from collections.abc import Callable
+from types import ModuleType
 
 import pytest
 import torch
@@ -301,3 +303,21 @@ def test_second_derivatives(spec: str) -> None:
         layer.weight.data.add_(shift, alpha=sign)
         gradients.append(torch.autograd.grad(penalty.loss, layer.weight)[0])
     torch.testing.assert_close(found, (gradients[0] - gradients[1]) / 2e-5, rtol=1e-5, atol=1e-8)
+
+
+@pytest.mark.parametrize(
+    ("spec", "most"),
+    [("l1=1", 2), ("l2=1", 1), ("group_lasso=1", 9), ("group_lasso(groups=kernels)=1", 9), ("hierarchical=1", 20)],
+)
+def test_no_loop_over_groups(spec: str, most: int, from_benchmarks: Callable[[str], ModuleType]) -> None:
+    """Kernels of `add_gradients` depend on the number of layers, not on their width; `most` is for one layer."""
+
+    def kernels(width: int, layers: int) -> int:
+        penalty = create(spec, nn.Sequential(*(nn.Conv2d(width, width, 1) for _ in range(layers))))
+        penalty.add_gradients()
+        with from_benchmarks("kernels").Kernels() as counted:
+            penalty.add_gradients()
+        return counted.count
+
+    assert kernels(4, 1) == kernels(64, 1) <= most
+    assert kernels(64, 3) - kernels(64, 2) == kernels(4, 3) - kernels(4, 2) <= 4
