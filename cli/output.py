@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -59,7 +60,7 @@ def print_info(kind: str, info: Info) -> None:
     """Prints a row of a registry in full."""
     console = _console()
     console.print(f"[bold cyan]{info.name}[/]  ({kind})\n")
-    console.print(info.description.partition("\nArgs:\n")[0].rstrip(), markup=False)
+    console.print(_reflowed(info.description.partition("\nArgs:\n")[0].rstrip()), markup=False)
     facts = {key.replace("_", " "): value for key, value in info.facts.items()}
     facts = {"formula": info.formula} | facts | {"source": info.source, "example": info.example}
     facts = {key: value for key, value in facts.items() if value not in (None, "")}
@@ -71,6 +72,12 @@ def print_info(kind: str, info: Info) -> None:
         console.print()
         rows = [[p.name, p.default, p.allowed(), p.help] for p in info.parameters]
         print_table("parameters", ["name", "default", "allowed", "help"], rows)
+
+
+def _reflowed(text: str) -> str:
+    """Paragraphs as single lines, which the terminal wraps at its own width; code and formulas stay as they are."""
+    parts = text.split("\n\n")
+    return "\n\n".join(part if re.search(r"^[ |*]", part, re.MULTILINE) else " ".join(part.split()) for part in parts)
 
 
 def print_config(config: RunConfig, format: str) -> None:

@@ -1,47 +1,8 @@
-"""Group penalties on several levels at once (units, layers, blocks, stages, all weights), described by a small tree.
-
-A node of the tree is a mapping:
-
-    type: layerwise        # global | layerwise | hierarchical
-    groups: base_level     # a level, a tag, or a list of them; all weights without it
-    include: layer1.*      # globs of parameter or module names, joined by |
-    norm: L1               # over the rows: sum | L1 | L2 | none (default L2)
-    inner_norm: L2         # within a row: L1 | L2 | L0 | L0approx | none (default L2)
-    lambda: 0.01
-    children: [...]        # nodes that see only the weights of this one
-
-A `global` node sees its weights as one row, a `layerwise` node as one row for each group of its level: base_level
-(units: filters and output rows), layer (the default), block or stage. Its penalty is lambda * outer(v), where v_r is
-inner(row r):
-
-    inner: L1 sum |w|; L2 the Euclidean norm; L0 and L0approx sum (|w| + 1e-8)^0.1; none 0
-    outer: sum, none and L1 sum v; L2 sum v^2, without a root
-
-The penalties of children are added. A `hierarchical` node has none of its own: norms and lambda are ignored.
-
-Tags (conv, linear, stem, head, shortcut) in `groups` select: the layers that have any of them. In a node that is not
-`layerwise`, block and stage select the layers that lie in one, base_level and layer everything. Types, norms, levels
-and tags may be written in any case. Usual trees:
-
-    {type: global, lambda: 0.01}                                                    # weight decay, sum w^2
-    {type: global, norm: sum, inner_norm: L1, lambda: 0.01}                         # l1
-    {type: layerwise, groups: base_level, norm: L1, lambda: 0.01}                   # group lasso of the units
-    {type: layerwise, groups: layer, norm: L1, lambda: 0.01}                        # whole layers
-    {type: hierarchical, groups: block, children: [                                 # layers and units, within blocks
-        {type: layerwise, groups: layer, norm: L1, lambda: 0.01},
-        {type: layerwise, groups: base_level, norm: L1, lambda: 0.01}]}
-
-What differs from avdosev/group_loss: any model will do, as its modules are walked to the bottom, where the reference
-sees only what was wrapped and tagged by hand, and of that only some; rows of blocks and stages exist; a weight counts
-once in a node, whatever tags it has; a missing lambda, a name that does not exist and a node without weights are
-errors, not zeros. Defaults are the same, so `norm: L1` alone is a group lasso, and L1 on a global node is
-lambda * ||W||_2.
-"""
+"""Group penalties on several levels at once (units, layers, blocks, stages, all weights), described by a small tree."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, overload
 
 import torch
@@ -54,6 +15,7 @@ from regx.regularizers.elements import add_signs
 from regx.regularizers.groups import Level, Part, cut
 from regx.regularizers.proximal import GroupNorms, proximal_step
 from regx.regularizers.selection import Weight, select
+from regx.regularizers.spec import read_tree
 from regx.regularizers.tags import TAGS, blocks_of, stages_of, tags_of
 from regx.regularizers.weights import WeightPenalty
 
@@ -77,9 +39,45 @@ _POWER, _EPS = 0.1, 1e-8
 class Hierarchical(WeightPenalty):
     """Group penalties on several levels at once, from units to blocks, described by a small tree of nodes.
 
-    The nodes and what they compute are described at the top of `regx.regularizers.hierarchical`. Group lasso terms
-    (outer sum or L1, inner L2), sums of |w| (inner L1) and sums of squares (L2 of L2) have a proximal step, on any
-    levels together; other nodes can only be trained on by their gradient.
+    A node of the tree is a mapping:
+
+        type: layerwise        # global | layerwise | hierarchical
+        groups: base_level     # a level, a tag, or a list of them; all weights without it
+        include: layer1.*      # globs of parameter or module names, joined by |
+        norm: L1               # over the rows: sum | L1 | L2 | none (default L2)
+        inner_norm: L2         # within a row: L1 | L2 | L0 | L0approx | none (default L2)
+        lambda: 0.01
+        children: [...]        # nodes that see only the weights of this one
+
+    A `global` node sees its weights as one row, a `layerwise` node as one row for each group of its level: base_level
+    (units: filters and output rows), layer (the default), block or stage. Its penalty is lambda * outer(v), where
+    v_r is inner(row r):
+
+        inner: L1 sum |w|; L2 the Euclidean norm; L0 and L0approx sum (|w| + 1e-8)^0.1; none 0
+        outer: sum, none and L1 sum v; L2 sum v^2, without a root
+
+    The penalties of children are added. A `hierarchical` node has none of its own: norms and lambda are ignored.
+
+    Tags (conv, linear, stem, head, shortcut) in `groups` select: the layers that have any of them. In a node that is
+    not `layerwise`, block and stage select the layers that lie in one, base_level and layer everything. Types,
+    norms, levels and tags may be written in any case. Usual trees:
+
+        {type: global, lambda: 0.01}                                                    # weight decay, sum w^2
+        {type: global, norm: sum, inner_norm: L1, lambda: 0.01}                         # l1
+        {type: layerwise, groups: base_level, norm: L1, lambda: 0.01}                   # group lasso of the units
+        {type: layerwise, groups: layer, norm: L1, lambda: 0.01}                        # whole layers
+        {type: hierarchical, groups: block, children: [                                 # both, within blocks
+            {type: layerwise, groups: layer, norm: L1, lambda: 0.01},
+            {type: layerwise, groups: base_level, norm: L1, lambda: 0.01}]}
+
+    What differs from avdosev/group_loss: any model will do, as its modules are walked to the bottom, where the
+    reference sees only what was wrapped and tagged by hand, and of that only some; rows of blocks and stages exist;
+    a weight counts once in a node, whatever tags it has; a missing lambda, a name that does not exist and a node
+    without weights are errors, not zeros. Defaults are the same, so `norm: L1` alone is a group lasso, and L1 on a
+    global node is lambda * ||W||_2.
+
+    Group lasso terms (outer sum or L1, inner L2), sums of |w| (inner L1) and sums of squares (L2 of L2) have a proximal
+    step, on any levels together; other nodes can only be trained on by their gradient.
 
         penalty = Hierarchical(model, config={"type": "layerwise", "groups": "block", "norm": "L1", "lambda": 1.0})
         penalty = Hierarchical(model, config="levels.yaml", prox=True)
@@ -100,7 +98,7 @@ class Hierarchical(WeightPenalty):
         REGISTRY["hierarchical"].check(({} if isinstance(config, Mapping) else {"config": config}) | shared)
         super().__init__(model, **shared)
         reader = _Reader(model, self.weights)
-        tree = reader.default() if config is None else _load(config) if isinstance(config, str) else config
+        tree = reader.default() if config is None else read_tree(config) if isinstance(config, str) else config
         self.terms = [term for term in reader.node(tree, "", self.weights) if term.factor > 0]
         if not self.terms:
             raise UserError("no node has a lambda above 0 and an inner norm, so nothing is penalised", "config")
@@ -453,27 +451,6 @@ def _check_proximal(terms: list[Term]) -> None:
             raise UserError(
                 f"{where}{what} has no proximal step; use norm: L1 with inner_norm L1 or L2, or prox=false", "config"
             )
-
-
-def _load(config: str) -> Any:
-    """Reads the tree from a file or from the text itself."""
-    import yaml
-
-    text = config
-    if not config.lstrip().startswith("{") and "\n" not in config:
-        try:
-            text = Path(config).expanduser().read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            why = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UserError(
-                f"cannot read {config!r} ({why}); give a YAML file or a mapping like"
-                " {type: layerwise, groups: base_level, norm: L1, lambda: 1}",
-                "config",
-            ) from None
-    try:
-        return yaml.safe_load(text)
-    except yaml.YAMLError as error:
-        raise UserError(f"cannot read the YAML: {' '.join(str(error).split())}", "config") from None
 
 
 def _name(value: Any, known: Sequence[str], path: str, key: str) -> str:

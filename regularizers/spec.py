@@ -3,6 +3,7 @@
 import math
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from regx.errors import UserError, did_you_mean
@@ -66,6 +67,54 @@ def parse(text: str) -> Spec:
     except UserError as error:
         raise UserError(f"{text!r}: {error}", "regularizer") from None
     return Spec(name, checked, None if behind is None else _number(behind.strip(), text), schedule)
+
+
+def inlined(text: str) -> str:
+    """The text with the tree of a `config=FILE` written out, so that it says everything by itself.
+
+    Raises:
+        UserError: the file cannot be read, or is not YAML.
+    """
+    config = parse(text).options.get("config")
+    if config is None or _is_yaml(config):
+        return text
+    import yaml
+
+    try:
+        tree = yaml.safe_dump(read_tree(config), default_flow_style=True, sort_keys=False, width=math.inf)
+    except UserError as error:
+        raise UserError(f"{text!r}: {error}", "regularizer") from None
+    written = f"config={tree.strip()}"
+    return re.sub(r"config\s*=\s*" + re.escape(config), lambda match: written, text, count=1)
+
+
+def read_tree(config: str) -> Any:
+    """Reads a YAML tree from a file, or from the text itself where that begins with a brace or has several lines.
+
+    Raises:
+        UserError: the file cannot be read, or is not YAML.
+    """
+    import yaml
+
+    text = config
+    if not _is_yaml(config):
+        try:
+            text = Path(config).expanduser().read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            why = error.strerror if isinstance(error, OSError) else "it is not text"
+            raise UserError(
+                f"cannot read {config!r} ({why}); give a YAML file or a mapping like"
+                " {type: layerwise, groups: base_level, norm: L1, lambda: 1}",
+                "config",
+            ) from None
+    try:
+        return yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"cannot read the YAML: {' '.join(str(error).split())}", "config") from None
+
+
+def _is_yaml(config: str) -> bool:
+    return config.lstrip().startswith("{") or "\n" in config
 
 
 def _split(inside: str, text: str) -> list[str]:

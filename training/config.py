@@ -26,6 +26,7 @@ from regx.parameters import Bounds, Parameter
 from regx.registry import Info
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Strength, parse, strength
+from regx.regularizers.spec import inlined
 from regx.training import schedules
 
 
@@ -300,6 +301,8 @@ class RunConfig:
     def __post_init__(self) -> None:
         for item in options_of(type(self)):
             object.__setattr__(self, item.name, item.check(getattr(self, item.name)))
+        # A tree in a file becomes part of the configuration, and so of the run's hash.
+        object.__setattr__(self, "regularizer", [inlined(text) for text in self.regularizer])
         self.check()
 
     def check(self) -> None:

@@ -63,6 +63,20 @@ def test_schedules_and_prox_reach_whom_they_concern() -> None:
     assert (l1.options["prox"], group_lasso.options["prox"]) == (True, False)
 
 
+def test_a_tree_in_a_file_is_part_of_the_configuration(tmp_path: Path) -> None:
+    file = tmp_path / "c.yaml"
+    file.write_text("type: layerwise\ngroups: base_level\nchildren:\n- {type: global, lambda: 0.5}\nlambda: 1e-2\n")
+    config = RectangularConfig(regularizer=[f"hierarchical( config = {file}, prox=true)=0.1"])
+    tree = "{type: layerwise, groups: base_level, children: [{type: global, lambda: 0.5}], lambda: 1e-2}"
+    assert config.regularizer == [f"hierarchical( config={tree}, prox=true)=0.1"]
+    again = configs.from_dict(yaml.safe_load(config.as_yaml()))
+    assert again == config
+    file.write_text("{type: global, lambda: 1}")
+    assert RectangularConfig(regularizer=[f"hierarchical(config={file})=0.1"]).hash() != config.hash()
+    with pytest.raises(UserError, match=r"regularizer: .*config: cannot read 'none.yaml' \(No such file"):
+        RectangularConfig(regularizer=["hierarchical(config=none.yaml)=0.1"])
+
+
 def test_the_run_is_named_after_its_regularizers() -> None:
     assert "-lambda0.01-" in RectangularConfig(lambda_=0.01).run_name()
     assert "-l1_0.5+l2_0.01-" in RectangularConfig(lambda_=0.01, regularizer=["l1=0.5", "l2"]).run_name()
