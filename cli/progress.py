@@ -127,7 +127,7 @@ def facts(row: dict[str, float]) -> dict[str, str]:
     for key, name in (("train/jr/unit_dead_ratio", "dead"), ("train/jr/unit_linear_ratio", "linear")):
         if key in row:
             found[name] = f"{row[key]:.0%}"
-    zeros = next((key for key in ("sparsity/gates", "sparsity/units", "sparsity/elements") if row.get(key)), None)
-    if zeros:
-        found[f"zero {zeros.partition('/')[2]}"] = f"{row[zeros]:.0%}"
+    for unit in ("elements", "units", "gates"):
+        if row.get(f"sparsity/{unit}"):
+            found[f"zero {unit}"] = f"{row[f'sparsity/{unit}']:.0%}"
     return found

@@ -36,7 +36,8 @@ class Rectangular(nn.Module):
 
     Every hidden layer is linear or convolution, then batch normalisation, dropout and activation, each a module of
     its own (`hidden.layer0`, `hidden.batchnorm0`, `hidden.dropout0`, `hidden.activation0`, ...). The output has no
-    activation.
+    activation. The bias of a layer before batch normalisation, which takes it out again, is not trained: an optimiser
+    like Adam would make a random walk of its rounding noise.
 
     A dense network has width (F + 1) + (depth - 1) width (width + 1) + (width + 1) output_size parameters, a
     convolutional one with the `pool` head width (k² C + 1) + (depth - 1) width (k² width + 1) + (2 width + 1)
@@ -131,6 +132,8 @@ class Rectangular(nn.Module):
             )
             self._add(f"layer{i}", layer)
             if batchnorm:
+                assert layer.bias is not None
+                layer.bias.requires_grad_(False)  # taken out again at once: its gradient would be rounding noise
                 self._add(f"batchnorm{i}", nn.BatchNorm2d(width) if images else nn.BatchNorm1d(width))
             if dropout > 0:
                 self._add(f"dropout{i}", nn.Dropout(dropout))

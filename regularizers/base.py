@@ -104,9 +104,9 @@ class Regularizer:
         """Adds the gradient of `strength * loss` to the `.grad` of the parameters (`of_parameters` only).
 
         It replaces `strength * loss` in the training loss, where a closed form beside autograd is cheaper: call it
-        between `backward` and the optimiser's step.
+        between `backward` and the optimiser's step (and after `unscale_`, where a gradient scaler is used).
         """
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} depends on the forward pass: add strength * loss to the loss")
 
     def step(self, optimizer: Optimizer | float) -> None:
         """What follows an optimiser step: a proximal step, a mask; nothing by default.

@@ -130,6 +130,7 @@ class ElasticNet(WeightPenalty):
     kind="weights",
     zeros="none",
     shares="weights:WeightPenalty",
+    lacks=("prox",),
     formula="sum (|w| + eps)^p, p = 0.1",
     example="l0_approx=1e-6",
     source="avdosev/group_loss (inner norm L0approx)",
@@ -141,8 +142,6 @@ class L0Approx(WeightPenalty):
         p: power; the smaller, the nearer to a count.
         eps: added to |w|, so that the gradient at zero is finite.
     """
-
-    has_prox = False
 
     def __init__(
         self,

@@ -58,6 +58,8 @@ class L0(Regularizer):
             ...
             regularizer.fold()    # after the last step: the gates go into the weights
 
+    A copy or pickle of the model has no gates: `fold` first.
+
     Weight decay on log_alpha would pull every gate half open: whoever builds the optimiser gives it none.
 
     Forward hooks do the multiplication, so any model will do, but it must be called as a whole. The first forward pass
@@ -131,7 +133,7 @@ class L0(Regularizer):
         self.layers = _selected(model, include, exclude, skip_last)
         self.sizes = tuple(channels(layer) for layer in self.layers.values())
         self._random = Generators()
-        # Two sets of gates on one model must not draw the same.
+        # Gates on other layers of the same model must not draw the same.
         seed = torch.initial_seed() ^ zlib.crc32("|".join(self.layers).encode())
         self._random.on(next(iter(self.layers.values())).weight.device).manual_seed(seed)
         weight = next(iter(self.layers.values())).weight
@@ -195,7 +197,7 @@ class L0(Regularizer):
                     weight = _by_channel(layer, layer.weight)
                     factor = gate.to(weight).view(*weight.shape[:2], *[1] * (weight.dim() - 2))
                     _by_channel(layer, _grad(layer.weight)).addcmul_(weight, factor, value=self.strength * self.l2)
-                    if layer.bias is not None:
+                    if layer.bias is not None and layer.bias.requires_grad:
                         _grad(layer.bias).add_(layer.bias, alpha=self.strength * self.l2)
             if not (self._open or self._folded):
                 slope = torch.addcmul(probability, probability, probability, value=-1)
@@ -222,7 +224,18 @@ class L0(Regularizer):
         return (self.log_alpha,)
 
     def step(self, optimizer: Optimizer | float) -> None:
-        """Clamps log_alpha to [log 0.01, log 100]."""
+        """Clamps log_alpha to [log 0.01, log 100].
+
+        Args:
+            optimizer: the optimiser, which must train log_alpha; or a learning rate, which is not looked at.
+
+        Raises:
+            UserError: the optimiser does not train log_alpha.
+        """
+        if isinstance(optimizer, Optimizer) and self._in_effect():
+            trained = (p for group in optimizer.param_groups for p in group["params"])
+            if not any(p is self.log_alpha for p in trained):
+                raise UserError("the optimiser does not train the gates; give it l0.parameters() too")
         if self.clamp:
             with torch.no_grad():
                 self.log_alpha.clamp_(LOG_ALPHA_MIN, LOG_ALPHA_MAX)

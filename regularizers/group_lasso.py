@@ -125,6 +125,7 @@ class SparseGroupLasso(WeightPenalty):
     kind="weights",
     zeros="none",
     shares="weights:WeightPenalty",
+    lacks=("prox",),
     formula="sum over layers of 1 / (var_g ||w_g||_2 + eps), unbiased variance",
     example="group_variance(groups=channels)=1e-4",
     source="IntelLabs/distiller (GroupVarianceRegularizer)",
@@ -136,8 +137,6 @@ class GroupVariance(WeightPenalty):
         groups: as for group_lasso, of which a layer needs two or more.
         eps: added to the variance, so that equal norms have a finite penalty.
     """
-
-    has_prox = False
 
     def __init__(
         self,

@@ -19,6 +19,7 @@ from regx.regularizers.weights import WeightPenalty
     kind="weights",
     zeros="none",
     shares="weights:WeightPenalty",
+    lacks=("prox",),
     formula="sum over layers of ||W W^T - I||_F^2; form=cosine: of the mean |cosine| over pairs of vectors",
     example="orthogonal(layer_type=conv)=1e-4",
     source="Bansal, Chen, Wang, NeurIPS 2018 (soft orthogonality); keras.regularizers.OrthogonalRegularizer (cosine)",
@@ -34,8 +35,6 @@ class Orthogonal(WeightPenalty):
             over the pairs of vectors.
         vectors: which of a matrix: `rows`, `cols`, or the `smaller` number of the two, which can all be orthogonal.
     """
-
-    has_prox = False
 
     def __init__(
         self,

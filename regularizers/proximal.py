@@ -80,6 +80,8 @@ def step_sizes(optimizer: Optimizer | float, tensors: Sequence[Tensor]) -> list[
 
 def _sgd_step(group: dict) -> float:
     momentum = group["momentum"]
+    if momentum >= 1:
+        raise UserError(f"a proximal step needs a momentum below 1, not {momentum}", "momentum")
     return float(group["lr"]) * ((1 - group["dampening"]) / (1 - momentum) if momentum else 1.0)
 
 

@@ -40,7 +40,7 @@ def select(
     tag: str | None = None,
     biases: bool = False,
 ) -> list[Weight]:
-    """The trainable parameters that the arguments describe, each tensor once, in the order of the model.
+    """The parameters that the arguments describe and that are trainable now, each tensor once, in the model's order.
 
     Args:
         model: the model.

@@ -60,7 +60,8 @@ def parse(text: str) -> Spec:
     shared = {parameter.name for parameter in strength.PARAMETERS}
     for option in given:
         if option not in own | shared:
-            raise UserError(f"{name} has no option {option!r}{did_you_mean(option, sorted(own | shared))}")
+            near = did_you_mean(option, sorted(own | shared))
+            raise UserError(f"{text!r}: {name} has no option {option!r}{near}", "regularizer")
     try:
         checked = info.check(options)
         schedule = {p.name: p.check(given[p.name]) for p in strength.PARAMETERS if p.name in given.keys() - own}

@@ -184,6 +184,28 @@ class Strength:
         factor = min((moved + 1) / self.warmup, 1.0) if self.warmup else 1.0
         return factor * (self.base if last == self.start else self._scheduled(moved, last - self.start))
 
+    @property
+    def peak(self) -> float:
+        """The highest strength that it comes to, at most; 0 where it never acts."""
+        return max(self.base, self.other_end)
+
+    def settles(self, epochs: int) -> int:
+        """The epoch from which on the penalty has its strength: after the warm-up, and where linear and agp end.
+
+        With `target_sparsity` it is the epoch at which the target shall be reached. Annealing away from the strength
+        (cosine, exponential) does not count. Until then, a network is not yet what the penalty shall make of it.
+
+        Args:
+            epochs: epochs of the run.
+        """
+        last = self.end or epochs
+        if self.peak == 0:
+            return 1
+        if self.target_sparsity is not None:
+            return self.start + math.ceil(0.85 * (last - self.start))
+        moves = (self.cycle_length or last - self.start) if self.schedule in ("linear", "agp") else 0
+        return min(self.start + max(moves, self.warmup - 1, 0), last)
+
     def controller(self, epochs: int) -> "Controller | None":
         """What steers the strength in a run of `epochs` epochs; None without a `target_sparsity`."""
         if self.target_sparsity is None:

@@ -7,7 +7,6 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from regx.errors import UserError
 from regx.regularizers.base import Coverage, Regularizer
 from regx.regularizers.groups import Level
 from regx.regularizers.proximal import step_sizes
@@ -36,7 +35,6 @@ class WeightPenalty(Regularizer):
     """
 
     of_parameters = True
-    has_prox = True
 
     def __init__(
         self,
@@ -49,8 +47,6 @@ class WeightPenalty(Regularizer):
         biases: bool = False,
         prox: bool = False,
     ) -> None:
-        if prox and not self.has_prox:
-            raise UserError(f"{type(self).__name__} has no proximal step; use prox=false", "prox")
         self.prox = prox
         self.weights: list[Weight] = select(
             model, include=include, exclude=exclude, layer_type=layer_type, tag=tag, biases=biases
@@ -88,7 +84,10 @@ class WeightPenalty(Regularizer):
             return self.value(self.tensors)
 
     def add_gradients(self) -> None:
-        """Adds the gradient of `strength * loss` to the `.grad` of the weights; nothing where proximal steps do it."""
+        """Adds the gradient of `strength * loss` to the `.grad` of the weights; nothing where proximal steps do it.
+
+        With a gradient scaler, call it after `scaler.unscale_(optimizer)`.
+        """
         if self.strength == 0 or self.prox:
             return
         tensors = self.tensors

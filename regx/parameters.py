@@ -98,9 +98,13 @@ class Parameter:
         """Says in words which values are legal."""
         if self.choices:
             return " | ".join(self.choices)
-        noun = {"int": "a whole number", "float": "a number", "bool": "true or false", "str": "text", "list": "a list"}[
-            self.type
-        ]
+        noun = {
+            "int": "a whole number",
+            "float": "a number",
+            "bool": "true or false",
+            "str": "text",
+            "list": "a list of text",
+        }[self.type]
         text = f"{noun} {self.bounds}" if self.bounds else noun
         words = [*(repr(word) for word in self.words), *(["none"] if self.optional and self.type != "str" else [])]
         return " or ".join([text, *words])

@@ -73,7 +73,14 @@ class Info:
 
 
 def register(
-    name: str, *, source: str = "", formula: str = "", example: str = "", shares: str = "", **facts: Any
+    name: str,
+    *,
+    source: str = "",
+    formula: str = "",
+    example: str = "",
+    shares: str = "",
+    lacks: tuple[str, ...] = (),
+    **facts: Any,
 ) -> Callable[[T], T]:
     """Marks a class or function as the component `name`; all arguments must be literals, as they are read, not run.
 
@@ -83,11 +90,13 @@ def register(
         formula: what it computes, in one line of plain text.
         example: how a user would write it.
         shares: `module:Class` of the same folder whose keyword-only arguments are options of this component too.
+        lacks: those of them that are not.
         facts: further columns of its table.
     """
 
     def mark(component: T) -> T:
         component.registered_name = name  # type: ignore[attr-defined]
+        component.registered_lacks = lacks  # type: ignore[attr-defined]
         return component
 
     return mark
@@ -161,8 +170,11 @@ def _row(node: ast.ClassDef | ast.FunctionDef, call: ast.Call, module: str, tree
     if shares := facts.pop("shares", ""):
         stem, _, name = shares.partition(":")
         other = ast.parse((folder / f"{stem}.py").read_text(encoding="utf-8"))
-        base = next(item for item in other.body if isinstance(item, ast.ClassDef) and item.name == name)
-        own = {parameter.name for parameter in parameters}
+        bases = [item for item in other.body if isinstance(item, ast.ClassDef) and item.name == name]
+        if not bases:
+            raise ValueError(f"{module}:{node.name} shares options with {shares}, which does not exist")
+        (base,) = bases
+        own = {parameter.name for parameter in parameters} | set(facts.get("lacks", ()))
         parameters += [parameter for parameter in _parameters(base, other) if parameter.name not in own]
     doc = _doc(node)
     return Info(
@@ -174,7 +186,7 @@ def _row(node: ast.ClassDef | ast.FunctionDef, call: ast.Call, module: str, tree
         source=facts.pop("source", ""),
         formula=facts.pop("formula", ""),
         example=facts.pop("example", ""),
-        facts=facts,
+        facts={key: value for key, value in facts.items() if key != "lacks"},
     )
 
 

@@ -119,7 +119,8 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
     for number, item in enumerate(config.penalties(), start=1):
         try:
             regularizer = REGULARIZERS[item.name].load()(model, **item.options)
-            regularizer.strength = item.strength.base
+            for strength in (item.strength.peak, item.strength.base):
+                regularizer.strength = strength
         except UserError as error:
             if error.option in {option.name for option in options_of(type(config))} - {"config"}:
                 raise

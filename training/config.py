@@ -102,6 +102,10 @@ def _makes_zeros(info: Info) -> bool:
     return info.facts["zeros"] != "none" and info.facts["kind"] != "masks"
 
 
+def _has_loss(info: Info) -> bool:
+    return info.facts["kind"] != "masks"
+
+
 def _has_prox(info: Info) -> bool:
     """Whether it has a proximal step that makes exact zeros."""
     return _makes_zeros(info) and any(parameter.name == "prox" for parameter in info.parameters)
@@ -195,7 +199,7 @@ class RunConfig:
         OPTIMISATION,
         bounds=Bounds(0),
     )
-    momentum: float = option(0.0, "Momentum of SGD.", OPTIMISATION, bounds=Bounds(0, 1))
+    momentum: float = option(0.0, "Momentum of SGD.", OPTIMISATION, bounds=Bounds(0, 0.9999))
     nesterov: bool = option(False, "Nesterov momentum for SGD.", OPTIMISATION)
     lr_schedule: str = option(
         "constant",
@@ -233,7 +237,8 @@ class RunConfig:
     )
     ema: float = option(
         0.0,
-        "Validate, test and keep an exponential moving average of the weights with this factor per step (0.999, say).",
+        "Validate, test and keep an exponential moving average of the weights with this factor per step (0.999, say); "
+        "weights that are exactly zero stay so.",
         OPTIMISATION,
         bounds=Bounds(0, 0.999999),
     )
@@ -319,13 +324,21 @@ class RunConfig:
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
         schedules.check(self)  # type: ignore[arg-type]
         penalties = self.penalties()  # which reads and checks every --regularizer
-        if not self.task_loss and not any(penalty.strength.base for penalty in penalties):
-            raise UserError("without it and with --lambda 0 there is nothing to train on", "task_loss")
+        losses = [p for p in penalties if REGULARIZERS[p.name].facts["kind"] != "masks" and p.strength.peak > 0]
+        if not self.task_loss and not losses:
+            raise UserError("without it and without a penalty above 0 there is nothing to train on", "task_loss")
+        if self.lambda_ and all(parse(text).strength is not None for text in self.regularizer):
+            raise UserError("every --regularizer names its own strength", "lambda_")
         used = {penalty.name for penalty in penalties}
-        for name, unset, able in (("optimize", "subgradient", _has_prox), ("target_sparsity", None, _makes_zeros)):
-            known = [row.name for row in REGULARIZERS.rows.values() if able(row)]
-            if getattr(self, name) != unset and not used & set(known):
-                raise UserError(f"is for none of this run's regularizers, but for {', '.join(known)}", name)
+        # hook_at, skip_last and skip_batchnorm also say where unit and point status is measured.
+        only_jumpstart = ("mode", "aggr", "tie_breaking", "sign_balance", "positive_margin", "negative_margin")
+        able = {"optimize": _has_prox, "target_sparsity": _makes_zeros, "lambda_clip": _has_loss}
+        able |= dict.fromkeys(only_jumpstart, lambda row: row.name == "jumpstart")
+        for item in options_of(type(self)):
+            if item.name in able and getattr(self, item.name) != item.default:
+                known = [row.name for row in REGULARIZERS.rows.values() if able[item.name](row)]
+                if not used & set(known):
+                    raise UserError(f"is for none of this run's regularizers, but for {', '.join(known)}", item.name)
 
     def penalties(self) -> list[PenaltyConfig]:
         """The regularizers with their options and strengths.
@@ -346,7 +359,13 @@ class RunConfig:
             options = {key: value for key, value in shared.items() if key in own} | spec.options
             if _has_prox(info) and self.optimize == "prox":
                 options = {"prox": True} | options
-            common = {key: value for key, value in schedule.items() if _makes_zeros(info) or key != "target_sparsity"}
+            idle = {
+                "target_sparsity": not _makes_zeros(info),
+                "clip": not _has_loss(info) or bool(options.get("prox")),
+                # A text with a schedule of its own does not want the other one's shape.
+                **dict.fromkeys(("other_end", "cycle_length", "oscillate", "gamma"), "schedule" in spec.schedule),
+            }
+            common = {key: value for key, value in schedule.items() if not idle.get(key)}
             if "target_sparsity" in spec.schedule and not _makes_zeros(info):
                 raise UserError(f"{text!r}: target_sparsity is for penalties and gates that make zeros", "regularizer")
             base = self.lambda_ if spec.strength is None else spec.strength

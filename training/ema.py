@@ -14,7 +14,8 @@ class Ema:
     """Average of parameters over the steps of training: avg = beta avg + (1 - beta) w, divided by 1 - beta^t.
 
     The division corrects for the start at zero, so that after one step the average is the weights themselves (as in
-    AMLab-Amsterdam/L0_regularization).
+    AMLab-Amsterdam/L0_regularization). A weight that is exactly zero has an average of exactly zero: otherwise every
+    weight that a penalty has set to zero on the way would be back.
 
     Args:
         parameters: what to average.
@@ -41,7 +42,9 @@ class Ema:
             return
         kept = [p.detach().clone() for p in self.parameters]
         with torch.no_grad():
-            torch._foreach_copy_(self.parameters, torch._foreach_div(self.average, 1 - self.beta**self.steps))
+            averages = torch._foreach_div(self.average, 1 - self.beta**self.steps)
+            for p, average in zip(self.parameters, averages, strict=True):
+                p.copy_(average.masked_fill_(p == 0, 0))
         try:
             yield
         finally:

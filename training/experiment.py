@@ -117,6 +117,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
         if finished:
             _save_best(experiment, folder)
+            for text in trainer.missed_targets():
+                observer.warn(text)
             result["test"] = measure_best(experiment, folder, tracker)
             tracker.summary(result["test"])
         exit_code = 0 if finished else 130

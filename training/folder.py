@@ -33,6 +33,9 @@ from regx.errors import RunFailed, UserError
 from regx.training import config as configs
 from regx.training.config import RunConfig
 
+# What a checkpoint of a run holds; a change of that is a new number.
+CHECKPOINT_FORMAT = 2
+
 
 class RunFolder:
     """Paths and files of one run.
@@ -233,6 +236,8 @@ def load_checkpoint(path: Path, hash: str | None = None) -> dict[str, Any]:
         raise RunFailed(f"checkpoint {path} is damaged; delete it, and `regx resume` starts the run anew") from error
     if not isinstance(state, dict) or "epoch" not in state:
         raise RunFailed(f"{path} is no checkpoint of regx")
+    if hash is not None and state.get("format") != CHECKPOINT_FORMAT:
+        raise RunFailed(f"{path} was written by another version of regx; delete it to start the run anew")
     if hash is not None and state.get("hash") != hash:
         raise RunFailed(f"config.yaml or its data file has changed since {path}; delete that to start the run anew")
     return state

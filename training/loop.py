@@ -6,7 +6,7 @@ import copy
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Preactivations, Regularizer, Strength
 from regx.training.config import RunConfig
 from regx.training.ema import Ema
+from regx.training.folder import CHECKPOINT_FORMAT
 from regx.training.objective import Objective, parameter_groups
 from regx.training.schedules import Schedule
 from regx.training.sparsity import SparsityMeter
@@ -76,9 +77,10 @@ class Penalty:
         schedule = self.schedule
         if schedule.target_sparsity is not None:
             return f"{self.name}, steered from {schedule.base:g} to {schedule.target_sparsity:.1%} zeros"
-        if schedule.base == 0 and schedule.other_end == 0:
+        if schedule.peak == 0:
             return f"{self.name} at strength 0 (measured, not trained on)"
-        how = "" if schedule.schedule == "constant" else f" ({schedule.schedule} from/to {schedule.other_end:g})"
+        side = "from" if schedule.schedule in ("linear", "agp") else "to"
+        how = "" if schedule.schedule == "constant" else f" ({schedule.schedule}, {side} {schedule.other_end:g})"
         if getattr(self.regularizer, "prox", False):
             how += " by proximal steps"
         return f"{self.name} x {schedule.base:g}{how}"
@@ -86,10 +88,11 @@ class Penalty:
     def state_dict(self) -> dict[str, Any]:
         """What a continued run needs."""
         controller = self.controller.state_dict() if self.controller else {}
-        return {"regularizer": self.regularizer.state_dict(), "controller": controller}
+        return {"regularizer": self.regularizer.state_dict(), "strength": self.strength, "controller": controller}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
+        self.regularizer.strength = state["strength"]
         self.regularizer.load_state_dict(state["regularizer"])
         if self.controller:
             self.controller.load_state_dict(state["controller"])
@@ -113,7 +116,8 @@ class Trainer:
         config: how to train.
         data: datamodule on the device of the model.
         model: network on its device.
-        penalties: regularizers attached to the model; those of strength 0 are measured but leave no trace in training.
+        penalties: regularizers attached to the model; those that never had a strength above 0 are measured but leave
+            no trace in training.
         preactivations: hooks whose extremes the unit and point status is read from; None measures no status.
     """
 
@@ -135,6 +139,8 @@ class Trainer:
         self.optimizer = make_optimizer(config, model, own)
         self.ema = Ema([*model.parameters(), *own], config.ema) if config.ema else None
         self.sparsity = SparsityMeter(model, data.train.x[:1]) if _measures_sparsity(config) else None
+        # Before, a best epoch would be one of a network that is not yet what the penalties shall make of it.
+        self.settles = max((penalty.schedule.settles(config.epochs) for penalty in penalties), default=1)
         self.schedule = Schedule(self.optimizer, config)
         self.status = (
             {stage: StatusTracker(preactivations) for stage in ("train", "val", "test")} if preactivations else {}
@@ -223,6 +229,7 @@ class Trainer:
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on: weights, optimiser, schedule, random states, the best so far."""
         state = {
+            "format": CHECKPOINT_FORMAT,
             "hash": self.config.hash(),
             "epoch": self.epoch,
             "since_best": self.since_best,
@@ -259,8 +266,23 @@ class Trainer:
 
     def weights_are_finite(self) -> bool:
         """Whether a checkpoint of the present weights would be of use."""
-        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
-        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(parameters))
+        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(self._trained()))
+
+    def missed_targets(self) -> list[str]:
+        """Says which wanted sparsity the present weights are more than 0.05 away from."""
+        found = []
+        for penalty in self.penalties:
+            share, target = penalty.regularizer.zero_share(), penalty.schedule.target_sparsity
+            if target is not None and share is not None and abs(float(share) - target) > 0.05:
+                found.append(
+                    f"{penalty.name}: {float(share):.1%} of its {penalty.regularizer.coverage().unit} are zero, not the"
+                    f" wanted {target:.1%}; more --epochs, or a lower strength to begin from, may help"
+                )
+        return found
+
+    def _trained(self) -> list[Tensor]:
+        """What the optimiser trains: the model's parameters, and gates."""
+        return [p for group in self.optimizer.param_groups for p in group["params"]]
 
     def restore_best(self) -> None:
         """Puts the best weights into the model, and folds into them what a regularizer holds beside them (gates)."""
@@ -277,7 +299,11 @@ class Trainer:
         weights = [p for p in self.penalties if p.regularizer.of_parameters]
         # The closed form knows nothing of clipping.
         clipped = [p for p in weights if p.schedule.clip is not None]
-        of_parameters = [p.regularizer for p in weights if p.schedule.clip is None]
+        # Masks come last: what they hold at zero shall get no gradient from another penalty.
+        of_parameters = sorted(
+            (p.regularizer for p in weights if p.schedule.clip is None), key=lambda r: not r.has_loss
+        )
+        trained = self._trained()
         for x, y in self._batches():
             self.optimizer.zero_grad(set_to_none=True)
             output = self.model(x)
@@ -299,7 +325,7 @@ class Trainer:
             for regularizer in of_parameters:
                 regularizer.add_gradients()
             if config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(self.model.parameters(), config.grad_clip)
+                nn.utils.clip_grad_norm_(trained, config.grad_clip)
             self.optimizer.step()
             for penalty in self.penalties:
                 penalty.regularizer.step(self.optimizer)
@@ -335,13 +361,32 @@ class Trainer:
 
     def _zeros(self) -> dict[str, Tensor]:
         """Shares of zeros, by unit."""
-        values = self.sparsity.row() if self.sparsity else {}
-        for penalty in self.penalties:
-            share = penalty.regularizer.zero_share()
-            # Gates are not among the weights.
-            if self.sparsity and share is not None and list(penalty.regularizer.parameters()):
-                values[f"sparsity/{penalty.regularizer.coverage().unit}"] = share
-        return values
+        if not self.sparsity:
+            return {}
+        shares = {p.regularizer.coverage().unit: p.regularizer.zero_share() for p in self.penalties}
+        with self._folded():
+            values = self.sparsity.row()
+        # What the weights alone do not tell: gates, and blocks, heads or groups that span layers.
+        more = {f"sparsity/{unit}": share for unit, share in shares.items() if share is not None}
+        return more | values
+
+    @contextmanager
+    def _folded(self) -> Iterator[None]:
+        """Gates folded into the weights, which are put back at the end."""
+        gated = [p.regularizer for p in self.penalties if list(p.regularizer.parameters())]
+        weights, states = {}, []
+        if gated:
+            weights = {name: value.clone() for name, value in self.model.state_dict().items()}
+            states = [regularizer.state_dict() for regularizer in gated]
+            for regularizer in gated:
+                regularizer.fold()
+        try:
+            yield
+        finally:
+            if gated:
+                self.model.load_state_dict(weights)
+                for regularizer, state in zip(gated, states, strict=True):
+                    regularizer.load_state_dict(state)
 
     def _strength_keys(self) -> list[str]:
         """`lambda` for the one penalty that most runs have, else one name each."""
@@ -357,7 +402,8 @@ class Trainer:
     def _remember_best(self, row: dict[str, float], metric: float) -> None:
         if math.isnan(metric):  # R2 of a constant target: never better, but a first row is the best so far
             metric = -math.inf
-        if metric > self.best.metric or not self.best.row:
+        first = self.best.epoch < self.settles <= self.epoch
+        if metric > self.best.metric or not self.best.row or first:
             with self.ema.in_place() if self.ema else nullcontext():
                 weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
                 penalties = copy.deepcopy([penalty.state_dict() for penalty in self.penalties])
@@ -368,6 +414,8 @@ class Trainer:
 
     def _ended(self) -> str | None:
         config = self.config
+        if self.best.epoch < self.settles:
+            return None
         if config.stop_at is not None and self.best.metric >= config.stop_at:
             return "stop_at"
         if config.patience is not None and self.since_best >= config.patience:
@@ -406,7 +454,7 @@ class _Totals:
             with torch.no_grad():  # of the weights: as they are now
                 value = of_forward[id(penalty)] if id(penalty) in of_forward else penalty.loss().double()
             values[f"{stage}/{penalty.label}"] = value
-            if penalty.strength > 0:
+            if penalty.schedule.peak > 0:
                 values[f"{stage}/scaled_{penalty.label}"] = penalty.strength * value
                 total = total + penalty.strength * value
         values[f"{stage}/total_loss"] = total
@@ -425,7 +473,7 @@ def to_floats(values: dict[str, Tensor]) -> dict[str, float]:
 
 
 def _measures_sparsity(config: RunConfig) -> bool:
-    makers = [p for p in config.penalties() if REGULARIZERS[p.name].facts["zeros"] != "none" and p.strength.base > 0]
+    makers = [p for p in config.penalties() if REGULARIZERS[p.name].facts["zeros"] != "none" and p.strength.peak > 0]
     return config.log_sparsity == "yes" or (config.log_sparsity == "auto" and bool(makers))
 
 

@@ -250,3 +250,15 @@ def test_registry_and_create() -> None:
     with pytest.raises(UserError, match="output_size"):
         create("rectangular", input_shape=(2,), output_size=0)
     assert set(regx.models.__all__) <= set(dir(regx.models))
+
+
+def test_biases_before_batch_normalisation_are_not_trained() -> None:
+    for shape in ((5,), (1, 6, 6)):
+        model = create("rectangular", input_shape=shape, output_size=2, depth=2, width=3, batchnorm=True)
+        fixed = [name for name, p in model.named_parameters() if not p.requires_grad]
+        assert fixed == ["hidden.layer0.bias", "hidden.layer1.bias"]
+        x = torch.randn(8, *shape)
+        before = model(x)
+        with torch.no_grad():
+            dict(model.named_parameters())["hidden.layer0.bias"].add_(3.0)
+        torch.testing.assert_close(model(x), before, rtol=1e-4, atol=1e-4)

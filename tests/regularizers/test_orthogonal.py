@@ -160,7 +160,7 @@ def test_what_it_reaches() -> None:
     ("spec", "message"),
     [
         ("orthogonal(form=cosine, include=1)", "no selected weight has two vectors"),
-        ("orthogonal(prox=true)", "prox: Orthogonal has no proximal step"),
+        ("orthogonal(prox=true)", "orthogonal has no option 'prox'"),
         ("orthogonal(vectors=row)", "vectors: 'row' is not among its choices; did you mean 'rows'"),
         ("orthogonal(form=grams)", "form: 'grams' is not among its choices; did you mean 'gram'"),
     ],

@@ -173,7 +173,8 @@ def test_rows_agree_with_the_imported_objects(registry: Registry) -> None:
                 assert parameter.bounds == hint.__metadata__[0]
             if typing.get_origin(hint) is typing.Literal:
                 assert parameter.choices == typing.get_args(hint)
-        assert [p.name for p in row.parameters] == list(options), f"{row.name}: an option lacks its docstring entry"
+        offered = [name for name in options if name not in component.registered_lacks]
+        assert [p.name for p in row.parameters] == offered, f"{row.name}: an option lacks its docstring entry"
 
 
 def keyword_options(component: typing.Any) -> dict[str, tuple[inspect.Parameter, dict[str, typing.Any]]]:
@@ -191,3 +192,17 @@ def keyword_options(component: typing.Any) -> dict[str, tuple[inspect.Parameter,
         if all(p.kind is not p.VAR_KEYWORD for p in arguments):
             break
     return found
+
+
+def test_shared_options_may_be_left_out(tmp_path: Path) -> None:
+    (tmp_path / "base.py").write_text(
+        "class Base:\n    '''B.\n\n    Args:\n        one: first.\n        two: second.\n    '''\n"
+        "    def __init__(self, *, one: int = 1, two: int = 2): ...\n"
+    )
+    decorated = "@register('x', shares='base:Base', lacks=('two',))\nclass X:\n    def __init__(self, **shared): ...\n"
+    (tmp_path / "x.py").write_text(decorated)
+    row = Registry("thing", tmp_path, "nowhere").rows["x"]
+    assert [p.name for p in row.parameters] == ["one"] and row.facts == {}
+    (tmp_path / "x.py").write_text(decorated.replace("base:Base", "base:Nobody"))
+    with pytest.raises(ValueError, match="X shares options with base:Nobody, which does not exist"):
+        _ = Registry("thing", tmp_path, "nowhere").rows

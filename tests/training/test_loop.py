@@ -234,12 +234,13 @@ def test_label_smoothing_needs_classes() -> None:
 
 def test_two_penalties_of_a_kind_are_logged_apart() -> None:
     two = ["jumpstart(mode=unit)=0.5", "jumpstart(mode=point)=0.25"]
-    row = fit(build(config(regularizer=two, epochs=2)))[-1]
+    row = fit(build(config(regularizer=two, epochs=2, lambda_=0)))[-1]
     assert (row["lambda/JR_loss"], row["lambda/JR_loss_2"]) == (0.5, 0.25)
     parts = row["train/loss"] + 0.5 * row["train/JR_loss"] + 0.25 * row["train/JR_loss_2"]
     assert row["train/total_loss"] == pytest.approx(parts)
-    whole = fit(build(config(regularizer=["jumpstart=0.5"], epochs=1)))[0]
-    apart = fit(build(config(regularizer=["jumpstart(mode=unit)=0.5", "jumpstart(mode=point)=0.5"], epochs=1)))[0]
+    whole = fit(build(config(regularizer=["jumpstart"], lambda_=0.5, epochs=1)))[0]
+    halves = ["jumpstart(mode=unit)", "jumpstart(mode=point)"]
+    apart = fit(build(config(regularizer=halves, lambda_=0.5, epochs=1)))[0]
     assert (whole["lambda"], whole["val/acc"]) == (0.5, apart["val/acc"])
     assert whole["train/JR_loss"] == pytest.approx(apart["train/JR_loss"] + apart["train/JR_loss_2"], rel=1e-4)
 

@@ -96,7 +96,7 @@ def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> No
     rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt", c.hash()))
     assert first + fit(rest) == rows
     assert torch.equal(weights(rest), weights(whole))
-    assert [torch.equal(a, b) for a, b in zip(rest.trainer.ema.average, whole.trainer.ema.average, strict=True)]  # type: ignore[union-attr]
+    assert all(torch.equal(a, b) for a, b in zip(rest.trainer.ema.average, whole.trainer.ema.average, strict=True))  # type: ignore[union-attr]
 
 
 def test_composition_is_the_sum_of_its_parts() -> None:
@@ -179,7 +179,8 @@ def test_clipping_cuts_the_gradient() -> None:
         ("group_lasso(groups=filters)=1", "'filters'.*fits no weight; their shapes are 8x2"),
         ("group_lasso(groups=blocks(3,3))=1", r"blocks of 3 x 3 do not divide hidden.layer0.weight \(8x2\)"),
         ("l1(include=hiden.*)=1", "include: 'hiden.*' matches no weight"),
-        ("prune=1.5", "1"),
+        ("prune=1.5", "1.5 is no share of groups"),
+        ("prune(schedule=linear, other_end=1.5)=0.5", "1.5 is no share of groups"),
     ],
 )
 def test_refuses_what_does_not_fit_the_model(spec: str, message: str) -> None:
@@ -227,7 +228,7 @@ def test_ema_is_the_weighted_mean() -> None:
     ema = Ema([p], 0.9)
     with ema.in_place():
         assert torch.equal(p, torch.zeros(2).double()), "nothing before the first step"
-    history = [torch.tensor([1.0, -1.0]), torch.tensor([4.0, 2.0]), torch.tensor([0.5, 0.0])]
+    history = [torch.tensor([1.0, -1.0]), torch.tensor([4.0, 2.0]), torch.tensor([0.5, 0.25])]
     for value in history:
         with torch.no_grad():
             p.copy_(value)
@@ -237,3 +238,93 @@ def test_ema_is_the_weighted_mean() -> None:
     with ema.in_place():
         torch.testing.assert_close(p.detach(), mean)
     torch.testing.assert_close(p.detach(), history[-1].double())
+    with torch.no_grad():
+        p[0] = 0.0
+    with ema.in_place():
+        assert p[0] == 0 and p[1] != 0, "a zero stays one"
+
+
+def test_zeros_survive_the_average() -> None:
+    plain = fit(build(config("l1(prox=true)=0.02", epochs=10)))[-1]
+    averaged = fit(build(config("l1(prox=true)=0.02", epochs=10, ema=0.99)))[-1]
+    assert averaged["sparsity/elements"] == plain["sparsity/elements"] > 0.1
+
+
+def test_a_controller_resumes(tmp_path: Path) -> None:
+    c = config("l1(prox=true, target_sparsity=0.6)=1e-3", epochs=12, optimizer="sgd", lr=0.1)
+    whole = build(c)
+    rows = fit(whole)
+    assert len({row["lambda"] for row in rows}) > 6
+    half = build(c)
+    first = fit(half, stop_after=5)
+    save_checkpoint(tmp_path / "last.pt", half.trainer.state_dict())
+    rest = build(c)
+    rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt", c.hash()))
+    assert first + fit(rest) == rows
+
+
+@pytest.mark.parametrize(
+    ("spec", "settles"),
+    [
+        ("l1=0.1", 1),
+        ("l1=0", 1),
+        ("l1(warmup=4)=0.1", 4),
+        ("l1(schedule=linear)=0.1", 12),
+        ("prune(schedule=agp, start=2, cycle_length=5)=0.5", 7),
+        ("l1(schedule=cosine)=0.1", 1),
+        ("l0(start=8)=5", 8),
+        ("l1(prox=true, target_sparsity=0.5)=0.01", 11),
+    ],
+)
+def test_the_best_epoch_is_one_with_the_whole_penalty(spec: str, settles: int) -> None:
+    built = build(config(spec, dataset="digits", subset=300, epochs=12, stop_at=0.0))
+    rows = fit(built)
+    trainer = built.trainer
+    assert trainer.settles == settles
+    assert trainer.best.epoch == settles == len(rows), "any accuracy would do to end, but not before"
+
+
+def test_the_best_weights_score_what_was_logged() -> None:
+    """Also where the strength of that epoch, of which gates remember whether they are awake, is not the last one."""
+    for spec in ("l0(start=4)=20", "l1(schedule=cosine)=0.05"):
+        built = build(config(spec, dataset="digits", epochs=6, batch_size=64))
+        fit(built)
+        trainer = built.trainer
+        trainer.restore_best()
+        found = trainer.evaluate("val", built.data.val)
+        assert float(found["val/acc"]) == pytest.approx(trainer.best.row["val/acc"])
+        assert float(found["val/total_loss"]) == pytest.approx(trainer.best.row["val/total_loss"], rel=1e-5)
+
+
+def test_sparsity_is_that_of_the_network_with_its_gates() -> None:
+    built = build(config("l0=20", dataset="digits", epochs=12, batch_size=32, lr=0.05))
+    row = fit(built)[-1]
+    gates = built.trainer.penalties[0].regularizer
+    weights_before = weights(built).clone()
+    assert 0 < float(gates.zero_share() or 0) == row["sparsity/gates"]
+    assert not isinstance(gates, L0) or not gates.folded
+    assert torch.equal(weights(built), weights_before)
+    gates.fold()
+    rows = torch.cat(
+        [p for name, p in built.model.named_parameters() if name.endswith("weight") and "hidden" in name], 1
+    )
+    assert row["sparsity/units"] > 0 and (rows == 0).any()
+    assert row["sparsity/parameters_left"] < row["sparsity/parameters"]
+
+
+def test_clipping_the_gradient_comes_after_all_penalties_and_covers_gates() -> None:
+    clipped = build(config("l1=5", "l0=100", optimizer="sgd", lr=1.0, grad_clip=1e-9, epochs=1))
+    gates = next(iter(clipped.trainer.penalties[1].regularizer.parameters()))
+    before, open_before = weights(clipped).clone(), gates.detach().clone()
+    fit(clipped)
+    assert float((weights(clipped) - before).abs().max()) < 1e-7
+    assert float((gates.detach() - open_before).abs().max()) < 1e-7
+
+
+def test_the_average_is_of_the_weights_after_the_proximal_step() -> None:
+    built = build(config("l1(prox=true)=100", epochs=1, optimizer="sgd", ema=0.5))
+    fit(built)
+    assert built.trainer.ema is not None
+    names = [name for name, _ in built.model.named_parameters()]
+    zeros = [a for name, a in zip(names, built.trainer.ema.average, strict=True) if name.endswith("weight")]
+    assert all((a == 0).all() for a in zeros), "all weights were zero after every step"
