@@ -303,6 +303,8 @@ class Trainer:
         of_parameters = sorted(
             (p.regularizer for p in weights if p.schedule.clip is None), key=lambda r: not r.has_loss
         )
+        # The soft threshold of elements before that of groups is the proximal step of both; masks have the last word.
+        stepping = sorted((p.regularizer for p in self.penalties), key=lambda r: (not r.has_loss, bool(_levels(r))))
         trained = self._trained()
         for x, y in self._batches():
             self.optimizer.zero_grad(set_to_none=True)
@@ -327,8 +329,8 @@ class Trainer:
             if config.grad_clip is not None:
                 nn.utils.clip_grad_norm_(trained, config.grad_clip)
             self.optimizer.step()
-            for penalty in self.penalties:
-                penalty.regularizer.step(self.optimizer)
+            for regularizer in stepping:
+                regularizer.step(self.optimizer)
             if self.ema:
                 self.ema.update()
             with torch.no_grad():
@@ -464,6 +466,11 @@ class _Totals:
         if stage in trainer.status:
             values |= {f"{stage}/jr/{key}": value for key, value in trainer.status[stage].compute().items()}
         return values
+
+
+def _levels(regularizer: Regularizer) -> list[Any]:
+    """The groups of a penalty of weights; none where it counts elements."""
+    return getattr(regularizer, "levels", [])
 
 
 def to_floats(values: dict[str, Tensor]) -> dict[str, float]:

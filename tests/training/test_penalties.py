@@ -328,3 +328,13 @@ def test_the_average_is_of_the_weights_after_the_proximal_step() -> None:
     names = [name for name, _ in built.model.named_parameters()]
     zeros = [a for name, a in zip(names, built.trainer.ema.average, strict=True) if name.endswith("weight")]
     assert all((a == 0).all() for a in zeros), "all weights were zero after every step"
+
+
+def test_l1_and_group_lasso_are_the_sparse_group_lasso_in_any_order() -> None:
+    together = build(config("sparse_group_lasso(l1_ratio=0.4, prox=true)=0.05"))
+    fit(together)
+    for order in (1, -1):
+        apart = build(config(*["l1(prox=true)=0.02", "group_lasso(prox=true)=0.03"][::order]))
+        fit(apart)
+        torch.testing.assert_close(weights(apart), weights(together))
+    assert (weights(together) == 0).any()

@@ -110,9 +110,13 @@ def _draw_curves(axes: "Axes", name: str, curves: dict[str, tuple[np.ndarray, np
 
     values = np.concatenate([curve[1] for curve in curves.values()])
     penalties = sorted({key.partition("/")[2] for key in curves})
+    named: set[str] = set()
     for key, (epochs, curve) in curves.items():
         stage, _, quantity = key.partition("/")
-        label = stage if len(penalties) == 1 else f"{stage} {_penalty(quantity)}"
+        # Of several penalties the line style tells which; the colours are those of the other panels.
+        seen = quantity in named
+        named.add(quantity)
+        label = stage if len(penalties) == 1 else f"_{key}" if seen else _penalty(quantity)
         axes.plot(
             epochs,
             curve,
@@ -141,6 +145,11 @@ def _draw_curves(axes: "Axes", name: str, curves: dict[str, tuple[np.ndarray, np
     set_title(axes, name)
     style_axes(axes, grid=True)
     _legend_above(axes)
+    if len(penalties) > 1:
+        legend = axes.get_legend()
+        assert legend is not None
+        for line in legend.get_lines():
+            line.set_color(INK)
 
 
 def _penalty(quantity: str) -> str:
@@ -183,7 +192,12 @@ def _mark_best(axes: "Axes", epoch: int) -> None:
 
 def _legend_above(axes: "Axes") -> None:
     """Puts the legend on the line of the title, where it hides no data."""
-    count = len(axes.get_legend_handles_labels()[1])
-    legend = axes.legend(loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=min(count, 3), **LEGEND)
+    labels = axes.get_legend_handles_labels()[1]
+    if len(labels) > 3 or sum(map(len, labels)) > 36:  # too long for that line
+        axes.legend(loc="best", **LEGEND)
+        return
+    legend = axes.legend(
+        loc="lower right", bbox_to_anchor=(1.0, 1.0), borderaxespad=0.2, ncols=max(len(labels), 1), **LEGEND
+    )
     for line in legend.get_lines():
         line.set_linewidth(1.8)
