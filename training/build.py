@@ -14,7 +14,7 @@ from regx.data.module import DataModule
 from regx.errors import UserError
 from regx.models import create as create_model
 from regx.regularizers import REGISTRY as REGULARIZERS
-from regx.regularizers import Jumpstart, Preactivations
+from regx.regularizers import Jumpstart, Preactivations, Regularizer
 from regx.training.config import RunConfig, options_of
 from regx.training.loop import Penalty, Trainer
 
@@ -133,11 +133,19 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
             raise UserError(
                 f"there is no loss of {item.name} in the training loss that could be clipped", "lambda_clip"
             )
+        _refuse_double_gates(item.text, regularizer, penalties)
         label = "JR_loss" if item.name == "jumpstart" else f"{item.name}_loss"
         if any(penalty.label == label for penalty in penalties):
             label = f"{label}_{number}"
         penalties.append(Penalty(regularizer, item.strength, item.name, label, config.epochs))
     return penalties
+
+
+def _refuse_double_gates(text: str, regularizer: Regularizer, others: list[Penalty]) -> None:
+    gated = {layer for p in others if list(p.regularizer.parameters()) for layer in p.regularizer.coverage().layers}
+    twice = gated.intersection(regularizer.coverage().layers) if list(regularizer.parameters()) else ()
+    if twice:
+        raise UserError(f"{text!r}: {min(twice)!r} has gates already; choose layers with include", "regularizer")
 
 
 def _refuse_idle(config: RunConfig, data: DataModule) -> None:

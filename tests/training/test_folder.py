@@ -8,7 +8,16 @@ import torch
 
 from regx.errors import RunFailed, UserError
 from regx.training.config import RectangularConfig
-from regx.training.folder import MetricsFile, RunFolder, load_checkpoint, save_checkpoint, to_json, write_atomically
+from regx.training.folder import (
+    CHECKPOINT_FORMAT,
+    MetricsFile,
+    RunFolder,
+    load_checkpoint,
+    save_checkpoint,
+    to_json,
+    write_atomically,
+    write_csv,
+)
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -34,6 +43,13 @@ def test_checkpoint_round_trip_and_damage(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(RunFailed, match=r"last\.pt is damaged"):
         load_checkpoint(path)
+    save_checkpoint(path, {"epoch": 3, "hash": "abc"})
+    with pytest.raises(RunFailed, match=r"last\.pt was written by another version of regx; delete it"):
+        load_checkpoint(path, "abc")
+    save_checkpoint(path, {"epoch": 3, "hash": "abc", "format": CHECKPOINT_FORMAT})
+    assert load_checkpoint(path, "abc")["epoch"] == 3
+    with pytest.raises(RunFailed, match=r"has changed since .*last\.pt"):
+        load_checkpoint(path, "abd")
     torch.save({"other": 1}, path)
     with pytest.raises(RunFailed, match="no checkpoint of regx"):
         load_checkpoint(path)
@@ -95,3 +111,9 @@ def test_not_a_run_folder(tmp_path: Path) -> None:
     (tmp_path / "result.json").write_text("{")
     with pytest.raises(RunFailed, match=r"result\.json is corrupt"):
         RunFolder(tmp_path).read_result()
+
+
+def test_a_table_is_written_as_csv(tmp_path: Path) -> None:
+    path = tmp_path / "t.csv"
+    write_csv(path, [{"a": 1, "b": "x,y"}, {"a": 2.5, "b": ""}])
+    assert path.read_text() == 'a,b\n1,"x,y"\n2.5,\n'

@@ -180,12 +180,13 @@ def test_clipping_cuts_the_gradient() -> None:
         ("group_lasso(groups=blocks(3,3))=1", r"blocks of 3 x 3 do not divide hidden.layer0.weight \(8x2\)"),
         ("l1(include=hiden.*)=1", "include: 'hiden.*' matches no weight"),
         ("prune=1.5", "1.5 is no share of groups"),
+        ("l0=0.1|l0(include=hidden.*1)=0.2", r"'l0\(include=hidden.\*1\)=0.2': 'hidden.layer1' has gates already"),
         ("prune(schedule=linear, other_end=1.5)=0.5", "1.5 is no share of groups"),
     ],
 )
 def test_refuses_what_does_not_fit_the_model(spec: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        fit(build(config(spec)))
+        fit(build(config(*spec.split("|"))))
     assert "\n" not in str(caught.value)
 
 
@@ -338,3 +339,15 @@ def test_l1_and_group_lasso_are_the_sparse_group_lasso_in_any_order() -> None:
         fit(apart)
         torch.testing.assert_close(weights(apart), weights(together))
     assert (weights(together) == 0).any()
+
+
+def test_a_missed_target_is_said() -> None:
+    built = build(config("l1(prox=true, target_sparsity=0.9)=1e-8", "jumpstart=0.1", epochs=2))
+    fit(built)
+    (text,) = built.trainer.missed_targets()
+    assert text.startswith("l1: ") and "not the wanted 90.0%" in text
+    hit = build(config("l1(prox=true, target_sparsity=0.97)=1e-8", epochs=2))
+    with torch.no_grad():
+        for p in hit.model.parameters():
+            p.zero_()
+    assert hit.trainer.missed_targets() == []
