@@ -13,6 +13,7 @@ from regx.regularizers import REGISTRY
 from regx.regularizers.base import Coverage, Regularizer
 from regx.regularizers.hooks import Hook
 from regx.regularizers.preactivations import ACTIVATIONS, NEVER_HOOKED, NORMALIZATIONS, modules_by_name
+from regx.regularizers.precision import HALF
 
 # They keep their output for the backward pass, so nothing that follows may overwrite it.
 _KEEPS_OUTPUT = (nn.ReLU, nn.Sigmoid, nn.Tanh)
@@ -135,7 +136,7 @@ class ActivationPenalty(Regularizer):
                 f"output of {name!r} is {what}; a penalty of activations needs a tensor (N, ...) with values"
             )
         size = x.numel() // len(x)
-        if x.dtype in (torch.float16, torch.bfloat16):
+        if x.dtype in HALF:
             x = x.float()
         elif x.requires_grad and not is_kept:
             # The backward pass needs it as it is now, and an in-place operation may follow.

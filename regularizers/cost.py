@@ -16,6 +16,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map_only
 
 from regx.errors import UserError
+from regx.regularizers.preactivations import modules_by_name
 
 Layer = nn.Linear | _ConvNd
 
@@ -81,12 +82,12 @@ def layers(model: nn.Module) -> dict[str, Layer]:
         UserError: a lazy module has no weights yet.
     """
     found: dict[str, Layer] = {}
-    for name, module in model.named_modules():
+    for name, module in modules_by_name(model).items():
         # The output projection of nn.MultiheadAttention is a module that is never called.
         if isinstance(module, Layer) and not isinstance(module, NonDynamicallyQuantizableLinear):
             if isinstance(module.weight, nn.UninitializedParameter):
                 raise UserError(f"layer {name!r} is lazy and has no weights yet; call the model once before")
-            found[name or type(model).__name__] = module
+            found[name] = module
     return found
 
 

@@ -21,6 +21,8 @@ from regx.regularizers.base import Coverage, Regularizer
 from regx.regularizers.cost import Layer, Trace, batch_size, channels, layers, size, trace
 from regx.regularizers.generators import Generators
 from regx.regularizers.hooks import Hook
+from regx.regularizers.selection import split_globs
+from regx.regularizers.weights import gradient_of
 
 GAMMA, ZETA = -0.1, 1.1  # the interval to which the concrete distribution is stretched before it is cut to [0, 1]
 EPSILON = 1e-6  # the noise stays this far from 0 and 1
@@ -196,12 +198,14 @@ class L0(Regularizer):
                 for layer, gate in zip(self.layers.values(), gates, strict=True):
                     weight = _by_channel(layer, layer.weight)
                     factor = gate.to(weight).view(*weight.shape[:2], *[1] * (weight.dim() - 2))
-                    _by_channel(layer, _grad(layer.weight)).addcmul_(weight, factor, value=self.strength * self.l2)
+                    _by_channel(layer, gradient_of(layer.weight)).addcmul_(
+                        weight, factor, value=self.strength * self.l2
+                    )
                     if layer.bias is not None and layer.bias.requires_grad:
-                        _grad(layer.bias).add_(layer.bias, alpha=self.strength * self.l2)
+                        gradient_of(layer.bias).add_(layer.bias, alpha=self.strength * self.l2)
             if not (self._open or self._folded):
                 slope = torch.addcmul(probability, probability, probability, value=-1)
-                _grad(self.log_alpha).addcmul_(slope, costs, value=self.strength)
+                gradient_of(self.log_alpha).addcmul_(slope, costs, value=self.strength)
 
     def open_probability(self) -> Tensor:
         """P(z != 0) of every gate (G,), differentiable; constant 1 while they are fixed open."""
@@ -500,12 +504,6 @@ def _before_forward(l0: L0, args: tuple[Any, ...], kwargs: dict[str, Any]) -> No
         l0._sample = l0._mode()
 
 
-def _grad(parameter: Tensor) -> Tensor:
-    if parameter.grad is None:
-        parameter.grad = torch.zeros_like(parameter)
-    return parameter.grad
-
-
 def _by_channel(layer: Layer, weight: Tensor) -> Tensor:
     """View of the weights with their output channels in the first two dimensions: (groups, C / groups, ...)."""
     groups = 1 if isinstance(layer, nn.Linear) else layer.groups
@@ -517,7 +515,7 @@ def _selected(model: nn.Module, include: str | None, exclude: str | None, skip_l
     found = layers(model)
     names = list(found)[: len(found) - skip_last]
     for option, globs, known in (("include", include, names), ("exclude", exclude, list(found))):
-        for glob in [] if globs is None else globs.split("|"):
+        for glob in [] if globs is None else split_globs(globs):
             if not any(fnmatchcase(name, glob) for name in known):
                 last = " (skip_last=True leaves out the last one)" if skip_last and option == "include" else ""
                 raise UserError(
@@ -526,9 +524,9 @@ def _selected(model: nn.Module, include: str | None, exclude: str | None, skip_l
                     option,
                 )
     if include is not None:
-        names = [name for name in names if any(fnmatchcase(name, glob) for glob in include.split("|"))]
+        names = [name for name in names if any(fnmatchcase(name, glob) for glob in split_globs(include))]
     if exclude is not None:
-        names = [name for name in names if not any(fnmatchcase(name, glob) for glob in exclude.split("|"))]
+        names = [name for name in names if not any(fnmatchcase(name, glob) for glob in split_globs(exclude))]
     if not names:
         raise UserError(
             f"{type(model).__name__} has no layers to gate: linear and convolutional modules"

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.errors import UserError, did_you_mean
+from regx.regularizers.precision import widened
 from regx.regularizers.selection import CONVOLUTIONS, TRANSPOSED, Weight
 
 # What a group is, by name; rows_cols is two overlapping levels.
@@ -49,11 +50,20 @@ class Part:
         """The weight, or a tensor of its shape, in the shape of the cut."""
         return x if tuple(x.shape) == self.shape else x.view(self.shape)
 
+    @property
+    def within(self) -> list[int]:
+        """Dimensions of the view that lie within a group."""
+        return [dim for dim in range(len(self.shape)) if dim not in self.keep]
+
+    def sums(self, x: Tensor) -> Tensor:
+        """Sum over every group, with the shape `kept`."""
+        v = self.view(x)
+        return v.sum(self.within) if self.within else v
+
     def norms(self, x: Tensor) -> Tensor:
         """Euclidean norm of every group, with the shape `kept`."""
-        v = self.view(x)
-        v = v.float() if v.dtype in (torch.float16, torch.bfloat16) else v
-        within = [dim for dim in range(v.ndim) if dim not in self.keep]
+        v = widened(self.view(x))
+        within = self.within
         if not within:
             return v.abs()
         if within[0] == 0 and self.keep and not (v.requires_grad and torch.is_grad_enabled()):
@@ -105,12 +115,8 @@ class Level:
 
     def sums(self, tensors: Sequence[Tensor | None]) -> Tensor:
         """(G,) sum over every group; the tensors have the shapes of the weights."""
-        found = []
-        for part, x in zip(self.parts, tensors, strict=True):
-            if part is not None and x is not None:
-                v = part.view(x)
-                within = [dim for dim in range(v.ndim) if dim not in part.keep]
-                found.append((v.sum(within) if within else v).flatten())
+        pairs = zip(self.parts, tensors, strict=True)
+        found = [part.sums(x).flatten() for part, x in pairs if part is not None and x is not None]
         return self.total(torch.cat(found))
 
     def total(self, pieces: Tensor) -> Tensor:
@@ -136,7 +142,7 @@ def cut(groups: str, weights: list[Weight]) -> tuple[list[Weight], list[Level]]:
     Raises:
         UserError: no such groups, or they fit no weight, or blocks or heads do not divide one.
     """
-    name, numbers = _read(groups)
+    name, numbers = read_groups(groups)
     first = "rows" if name == "rows_cols" else name
     parts = {weight.name: _part(first, numbers, weight) for weight in weights}
     kept = [weight for weight in weights if parts[weight.name] is not None]
@@ -152,16 +158,12 @@ def cut(groups: str, weights: list[Weight]) -> tuple[list[Weight], list[Level]]:
     return kept, levels
 
 
-def check_groups(groups: str) -> None:
-    """Raises `UserError` for groups that do not exist."""
-    _read(groups)
-
-
 def _row(name: str) -> str:
     return next(row for row in KINDS if row.partition("(")[0] == name)
 
 
-def _read(groups: str) -> tuple[str, tuple[int, ...]]:
+def read_groups(groups: str) -> tuple[str, tuple[int, ...]]:
+    """Name and numbers of groups, `("blocks", (4, 2))`; raises `UserError` for groups that do not exist."""
     match = re.fullmatch(r"\s*(\w+)\s*(?:\(([\s\d,]*)\))?\s*", groups)
     names = [row.partition("(")[0] for row in KINDS]
     if match is None or match[1] not in names:

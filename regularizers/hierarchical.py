@@ -13,6 +13,7 @@ from regx.registry import register
 from regx.regularizers import REGISTRY
 from regx.regularizers.elements import add_signs
 from regx.regularizers.groups import Level, Part, cut
+from regx.regularizers.precision import widened
 from regx.regularizers.proximal import GroupNorms, proximal_step
 from regx.regularizers.selection import Weight, select
 from regx.regularizers.spec import read_tree
@@ -169,7 +170,7 @@ class Hierarchical(WeightPenalty):
         if inner == "L2":
             return self._pieces.norms(tensors).square()
         power = 1.0 if inner == "L1" else _POWER
-        wide = [x.float() if x.dtype in (torch.float16, torch.bfloat16) else x for x in tensors]
+        wide = [widened(x) for x in tensors]
         return self._pieces.sums([x.abs() if power == 1 else (x.abs() + _EPS).pow(power) for x in wide])
 
 

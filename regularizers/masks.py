@@ -14,6 +14,7 @@ from regx.registry import register
 from regx.regularizers import REGISTRY
 from regx.regularizers.base import Coverage, Regularizer
 from regx.regularizers.groups import Level, cut
+from regx.regularizers.precision import widened
 from regx.regularizers.selection import select
 
 
@@ -314,16 +315,15 @@ def magnitudes(level: Level, tensors: Sequence[Tensor], criterion: str) -> Tenso
     if criterion in ("l2", "mean_l2"):
         found = level.norms(tensors)
         return found / level.sizes if criterion == "mean_l2" else found
-    sizes = [x.abs().float() if x.dtype in (torch.float16, torch.bfloat16) else x.abs() for x in tensors]
+    sizes = [widened(x.abs()) for x in tensors]
     if criterion in ("l1", "mean_abs"):
         found = level.sums(sizes)
         return found / level.sizes if criterion == "mean_abs" else found
     largest = []
     for part, x in zip(level.parts, sizes, strict=True):
         if part is not None:
-            within = [dim for dim in range(len(part.shape)) if dim not in part.keep]
             v = part.view(x)
-            largest.append((v.amax(within) if within else v).flatten())
+            largest.append((v.amax(part.within) if part.within else v).flatten())
     pieces = torch.cat(largest)
     return pieces if level.ids is None else pieces.new_zeros(level.count).scatter_reduce_(0, level.ids, pieces, "amax")
 

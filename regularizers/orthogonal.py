@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from regx.errors import UserError
 from regx.registry import register
 from regx.regularizers import REGISTRY
+from regx.regularizers.precision import widened
 from regx.regularizers.selection import TRANSPOSED, Weight
 from regx.regularizers.weights import WeightPenalty
 
@@ -86,8 +87,7 @@ class Orthogonal(WeightPenalty):
 
     def _vectors(self, weight: Weight, x: Tensor) -> Tensor:
         """(vectors, their length); half precision as float32."""
-        matrix = x.movedim(_output_dim(weight), 0).flatten(1)
-        matrix = matrix.float() if matrix.dtype in (torch.float16, torch.bfloat16) else matrix
+        matrix = widened(x.movedim(_output_dim(weight), 0).flatten(1))
         return matrix.t() if self._by_column(weight) else matrix
 
 

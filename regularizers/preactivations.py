@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from regx.errors import UserError, did_you_mean
 from regx.regularizers.generators import Generators
+from regx.regularizers.precision import widened
 
 HookAt = Literal["activation", "layer"]
 TieBreaking = Literal["single", "average", "random"]
@@ -276,7 +277,7 @@ class Preactivations:
         """(2, C + N) of a tensor with more than two dimensions."""
         if self.tie_breaking == "average":
             x = x.clone() if overwritten else x
-            x = _widened(x)
+            x = widened(x)
             unit_dim = self.unit_dim % x.dim()
             others = [dim for dim in range(x.dim()) if dim != unit_dim]
             rest = list(range(1, x.dim()))
@@ -286,7 +287,7 @@ class Preactivations:
     def _reduce_stack(self, x: Tensor) -> Tensor:
         """(L, 2, C + N) of (L, N, C)."""
         if self.tie_breaking == "average":
-            x = _widened(x)
+            x = widened(x)
             return torch.cat([x.amax(1), x.amax(2), x.amin(1), x.amin(2)], 1).unflatten(1, (2, -1))
         return _StackedExtremes.apply(x, self._generator(x))  # type: ignore[no-any-return]
 
@@ -387,7 +388,7 @@ class _StackedExtremes(torch.autograd.Function):
         if generator is not None:
             indices = [_random_tie(x, values[i], (1, 2, 1, 2)[i], generator) for i in range(4)]
         ctx.save_for_backward(*indices)
-        return _widened(torch.cat(values, 1).unflatten(1, (2, -1)))
+        return widened(torch.cat(values, 1).unflatten(1, (2, -1)))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None]:
@@ -430,7 +431,7 @@ class _SpatialExtremes(torch.autograd.Function):
             at = _random_positions(flat, values, generator)
         ctx.strides, ctx.moved_shape, ctx.unit_dim, ctx.dtype = flat.stride(), moved.shape, unit_dim, x.dtype
         ctx.save_for_backward(torch.cat(at))
-        return _widened(torch.cat(values).unflatten(0, (2, -1)))
+        return widened(torch.cat(values).unflatten(0, (2, -1)))
 
     @staticmethod
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
@@ -470,11 +471,6 @@ def _random_tie(x: Tensor, value: Tensor, dim: int, generator: torch.Generator) 
     """Index along `dim` of one entry that equals `value`, each with the same probability."""
     draw = torch.rand(x.shape, device=x.device, generator=generator)
     return draw.masked_fill_(x != value.unsqueeze(dim), -1).argmax(dim)
-
-
-def _widened(x: Tensor) -> Tensor:
-    """Half precision as float32: losses are means over many extremes."""
-    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
 
 
 def _is_dense(x: Tensor) -> bool:

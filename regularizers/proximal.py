@@ -33,12 +33,12 @@ from torch import Tensor
 from torch.optim import SGD, Adam, Optimizer
 
 from regx.errors import UserError
-from regx.regularizers.groups import Level, Part
+from regx.regularizers.groups import Level
+from regx.regularizers.precision import HALF
 
 _NEWTON_STEPS = 25
 _MOST_SWEEPS = 200
 _TOLERANCE = 1e-6
-_HALF = (torch.float16, torch.bfloat16)
 
 
 @dataclass(frozen=True)
@@ -115,7 +115,7 @@ def proximal_step(
         ridge: weight of each tensor's sum of squares (default 0).
         nested: whether every group lies within one group of the next term; set to False for groups that overlap.
     """
-    if any(x.dtype in _HALF for x in tensors):
+    if any(x.dtype in HALF for x in tensors):
         wide = [x.float() for x in tensors]
         longer = [t.float() if isinstance(t, Tensor) else t for t in steps]
         proximal_step(wide, longer, l1=l1, norms=norms, ridge=ridge, nested=nested)
@@ -177,28 +177,18 @@ def _shrink_in_metric(tensors: Sequence[Tensor], steps: Sequence[float | Tensor]
     """
     level = term.level
     weights = torch.as_tensor(term.weights, dtype=tensors[0].dtype, device=tensors[0].device).expand(level.count)
-    cuts: list[tuple[Part, Tensor, Tensor | float, Tensor]] = [
-        (part, part.view(x), part.view(t) if isinstance(t, Tensor) else t, weight)
-        for part, x, t, weight in zip(level.parts, tensors, steps, level.spread(weights), strict=True)
-        if part is not None and weight is not None
-    ]
-    if level.ids is not None:
-        return _solve(cuts, level)
-    # One weight after the other: what is in between stays in the processor's cache.
-    return torch.cat([_solve([cut], Level([cut[0]], device=weights.device)) for cut in cuts])
-
-
-def _solve(cuts: Sequence[tuple[Part, Tensor, Tensor | float, Tensor]], level: Level) -> Tensor:
-    """The thresholds of the groups of `level`, which reaches the views in `cuts` and nothing else."""
-    views = [w for _, w, _, _ in cuts]
-    limits = [weight * t for _, _, t, weight in cuts]
+    views, limits, parts = [], [], []
+    for part, x, t, weight in zip(level.parts, tensors, steps, level.spread(weights), strict=True):
+        if part is not None and weight is not None:
+            parts.append(part)
+            views.append(part.view(x))
+            limits.append(weight * (part.view(t) if isinstance(t, Tensor) else t))
 
     def sums(pieces: Sequence[Tensor]) -> Tensor:
-        return level.total(torch.cat([_sum(part, piece) for (part, *_), piece in zip(cuts, pieces, strict=True)]))
+        return level.total(torch.cat([part.sums(x).flatten() for part, x in zip(parts, pieces, strict=True)]))
 
     def spread(values: Tensor) -> list[Tensor]:
-        pieces = (values if level.ids is None else values[level.ids]).split([c for c in level.counts if c])
-        return [part.spread(piece) for (part, *_), piece in zip(cuts, pieces, strict=True)]
+        return [piece for piece in level.spread(values) if piece is not None]
 
     kept = sums([(w / limit).square_().masked_fill_(w == 0, 0) for w, limit in zip(views, limits, strict=True)]) > 1
     theta = sums([(w.abs() - limit).clamp_min_(0).square_() for w, limit in zip(views, limits, strict=True)]).sqrt_()
@@ -218,12 +208,6 @@ def _solve(cuts: Sequence[tuple[Part, Tensor, Tensor | float, Tensor]], level: L
         # 0 / 0 is a zero group with a threshold of zero
         w.mul_((piece / end).masked_fill_(end == 0, 1))
     return kept
-
-
-def _sum(part: Part, piece: Tensor) -> Tensor:
-    """Sums of a view's groups, flat."""
-    within = [dim for dim in range(piece.ndim) if dim not in part.keep]
-    return (piece.sum(within) if within else piece).flatten()
 
 
 def _dual_ascent(tensors: Sequence[Tensor], steps: Sequence[float | Tensor], norms: Sequence[GroupNorms]) -> None:

@@ -54,7 +54,7 @@ def select(
     Raises:
         UserError: a glob or tag matches nothing, or nothing is left.
     """
-    found = _weights(model, biases)
+    found = weights_of(model, biases=biases)
     if not found:
         what = "parameters" if biases else "weights of two and more dimensions"
         raise UserError(f"{type(model).__name__} has no trainable {what} to penalise")
@@ -80,21 +80,32 @@ def select(
     return found
 
 
-def _weights(model: nn.Module, biases: bool) -> list[Weight]:
+def weights_of(model: nn.Module, *, biases: bool = False, frozen: bool = False) -> list[Weight]:
+    """The parameters with two and more dimensions outside normalisation layers, each tensor once, in the model's order.
+
+    Args:
+        model: the model.
+        biases: all other parameters too.
+        frozen: those that are not trainable too.
+    """
     found, seen = [], set()
     for name, module in model.named_modules():
         for own, tensor in module.named_parameters(recurse=False):
             is_weight = tensor.ndim > 1 and not isinstance(module, NORMALIZATIONS)
-            if tensor.requires_grad and id(tensor) not in seen and (biases or is_weight):
+            if (frozen or tensor.requires_grad) and id(tensor) not in seen and (biases or is_weight):
                 seen.add(id(tensor))
                 found.append(Weight(f"{name}.{own}" if name else own, name or type(model).__name__, module, tensor))
     return found
 
 
+def split_globs(globs: str) -> list[str]:
+    """`a.* | b.*` as its globs."""
+    return [glob.strip() for glob in globs.split("|")]
+
+
 def _matching(weights: list[Weight], globs: str, option: str) -> list[Weight]:
     chosen = set()
-    for glob in globs.split("|"):
-        glob = glob.strip()
+    for glob in split_globs(globs):
         hits = [w.name for w in weights if fnmatchcase(w.name, glob) or fnmatchcase(w.layer, glob)]
         if not hits:
             raise UserError(f"{glob!r} matches no weight{_nearest(glob, weights)}", option)

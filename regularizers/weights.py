@@ -93,11 +93,11 @@ class WeightPenalty(Regularizer):
         tensors = self.tensors
         if self.closed_form:
             with torch.no_grad():
-                self.accumulate(_gradients(tensors), tensors, self.strength)
+                self.accumulate([gradient_of(x) for x in tensors], tensors, self.strength)
             return
         with torch.enable_grad():
             found = torch.autograd.grad(self.value(tensors), tensors)
-        torch._foreach_add_(_gradients(tensors), found, alpha=self.strength)
+        torch._foreach_add_([gradient_of(x) for x in tensors], found, alpha=self.strength)
 
     def step(self, optimizer: Optimizer | float) -> None:
         """Takes the proximal step that belongs to an optimiser step (`prox=True` only).
@@ -142,11 +142,11 @@ class WeightPenalty(Regularizer):
         return f"{type(self).__name__}({self.coverage()}, prox={self.prox})"
 
 
-def _gradients(tensors: Sequence[Tensor]) -> list[Tensor]:
-    for x in tensors:
-        if x.grad is None:
-            x.grad = torch.zeros_like(x)
-    return [x.grad for x in tensors if x.grad is not None]
+def gradient_of(x: Tensor) -> Tensor:
+    """The `.grad` of a parameter, made of zeros where there is none."""
+    if x.grad is None:
+        x.grad = torch.zeros_like(x)
+    return x.grad
 
 
 class _ClosedForm(torch.autograd.Function):

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -33,8 +32,8 @@ from torch import Tensor, nn
 from regx.errors import UserError
 from regx.regularizers import cost
 from regx.regularizers.groups import Part, cut
-from regx.regularizers.preactivations import NORMALIZATIONS
-from regx.regularizers.selection import Weight
+from regx.regularizers.precision import widened
+from regx.regularizers.selection import Weight, weights_of
 
 THRESHOLDS = {"1e-5": 1e-5, "1e-3": 1e-3, "1e-2": 1e-2}
 # Unit -> its name in `regx.regularizers.groups`.
@@ -185,7 +184,7 @@ class _Layer:
 
 
 def _layers(model: nn.Module, sample: Tensor | None, blocks: str | None) -> list[_Layer]:
-    weights = list(_weights(model))
+    weights = weights_of(model, frozen=True)
     if not weights:
         raise UserError(f"{type(model).__name__} has no weights of two and more dimensions to measure")
     parts: dict[str, dict[str, Part]] = {weight.name: {} for weight in weights}
@@ -218,15 +217,6 @@ def _layers(model: nn.Module, sample: Tensor | None, blocks: str | None) -> list
     return layers
 
 
-def _weights(model: nn.Module) -> Iterable[Weight]:
-    seen: set[int] = set()
-    for name, module in model.named_modules():
-        for own, tensor in module.named_parameters(recurse=False):
-            if tensor.ndim > 1 and not isinstance(module, NORMALIZATIONS) and id(tensor) not in seen:
-                seen.add(id(tensor))
-                yield Weight(f"{name}.{own}" if name else own, name or type(model).__name__, module, tensor)
-
-
 @dataclass(frozen=True)
 class _Found:
     """What is measured of a stack of n weights.
@@ -251,7 +241,7 @@ class _Stack:
     def measure(self) -> _Found:
         tensors: list[Tensor] = [layer.weight.tensor for layer in self.layers]
         w = torch.stack(tensors) if len(tensors) > 1 else tensors[0].unsqueeze(0)
-        w = w.float() if w.dtype in (torch.float16, torch.bfloat16) else w
+        w = widened(w)
         size = w.abs()
         elements = _counts(size, size)
         kernel = tuple(range(3, w.ndim))

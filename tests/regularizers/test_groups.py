@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.errors import UserError
-from regx.regularizers.groups import KINDS, Level, Part, check_groups, cut
+from regx.regularizers.groups import KINDS, Level, Part, cut, read_groups
 from regx.regularizers.selection import Weight, select
 
 LAYERS: dict[str, Callable[[], nn.Module]] = {
@@ -273,7 +273,7 @@ def test_a_weight_without_such_groups_is_left_out() -> None:
 )
 def test_unreadable_groups(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message) as caught:
-        check_groups(text)
+        read_groups(text)
     assert caught.value.option == "groups" and "\n" not in str(caught.value)
     with pytest.raises(UserError, match=message):
         cut(text, select(nn.Linear(2, 2)))
@@ -281,8 +281,8 @@ def test_unreadable_groups(text: str, message: str) -> None:
 
 def test_every_kind_can_be_read() -> None:
     for kind in KINDS:
-        check_groups(kind.replace("R", "2").replace("C", "3").replace("N", "4"))
-    check_groups(" blocks ( 2 , 3 ) ")
+        read_groups(kind.replace("R", "2").replace("C", "3").replace("N", "4"))
+    read_groups(" blocks ( 2 , 3 ) ")
 
 
 @pytest.mark.parametrize(
