@@ -78,6 +78,18 @@ class Regularizer:
     # Whether there is a `loss` to speak of; a mask has none.
     has_loss = True
 
+    # Whether `step` takes the place of the gradient of `loss`.
+    prox = False
+
+    @property
+    def turn(self) -> int:
+        """Which of several acts first on the same weights: 0 for elements, 1 for groups, 2 for masks.
+
+        The soft threshold of elements before that of groups is the proximal step of both, and what a mask holds at zero
+        shall not be moved by another.
+        """
+        return 0
+
     _strength = 1.0
 
     @property

@@ -78,6 +78,11 @@ class Mask(Regularizer):
         self._made_with = 0.0  # the strength that made it
         self._frozen = False
 
+    @property
+    def turn(self) -> int:
+        """Masks have the last word."""
+        return 2
+
     def keep(self, magnitudes: Tensor) -> Tensor:
         """(G,) which groups to keep, given their magnitudes."""
         raise NotImplementedError

@@ -134,6 +134,11 @@ class WeightPenalty(Regularizer):
         return Coverage(tuple(w.name for w in self.weights), counts, sizes, self.unit, total)
 
     @property
+    def turn(self) -> int:
+        """Elements before groups."""
+        return 1 if self.levels else 0
+
+    @property
     def unit(self) -> str:
         """What its groups are, in the plural."""
         return "elements"

@@ -16,7 +16,8 @@ from regx.models import create as create_model
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations, Regularizer
 from regx.training.config import RunConfig, options_of
-from regx.training.loop import Penalty, Trainer
+from regx.training.loop import Trainer
+from regx.training.penalty import Penalty
 
 # Below this many parameters an operation is all overhead, and a second CPU thread only adds to it.
 SMALL_NETWORK = 200_000
@@ -119,7 +120,7 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
     for number, item in enumerate(config.penalties(), start=1):
         try:
             regularizer = REGULARIZERS[item.name].load()(model, **item.options)
-            for strength in (item.strength.peak, item.strength.base):
+            for strength in (item.strength.peak, item.strength.base):  # refused now, not in some later epoch
                 regularizer.strength = strength
         except UserError as error:
             if error.option in {option.name for option in options_of(type(config))} - {"config"}:

@@ -262,6 +262,9 @@ class RunConfig:
         OUTPUT,
         choices=("auto", "yes", "no"),
     )
+    log_blocks: str | None = option(
+        None, "Also measure the share of zero blocks, as blocks(4,2): 4 outputs by 2 inputs, kernels whole.", OUTPUT
+    )
     log_status: bool = option(True, "Measure which units and points are dead, linear or nonlinear.", OUTPUT)
     plots: bool = option(True, "Draw the run's figures into its plots folder at the end.", OUTPUT, identity=False)
     plot_status: bool = option(False, "Also draw unit and point status during training.", OUTPUT, identity=False)
@@ -322,10 +325,11 @@ class RunConfig:
             raise UserError("needs --optimizer sgd and --momentum above 0", "nesterov")
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
+        if self.log_blocks is not None and self.log_sparsity == "no":
+            raise UserError("needs sparsity to be measured, not --log-sparsity no", "log_blocks")
         schedules.check(self)  # type: ignore[arg-type]
         penalties = self.penalties()  # which reads and checks every --regularizer
-        losses = [p for p in penalties if REGULARIZERS[p.name].facts["kind"] != "masks" and p.strength.peak > 0]
-        if not self.task_loss and not losses:
+        if not self.task_loss and not any(_has_loss(REGULARIZERS[p.name]) and p.strength.peak > 0 for p in penalties):
             raise UserError("without it and without a penalty above 0 there is nothing to train on", "task_loss")
         if self.lambda_ and all(parse(text).strength is not None for text in self.regularizer):
             raise UserError("every --regularizer names its own strength", "lambda_")
@@ -416,10 +420,7 @@ class RunConfig:
 
     def penalty_name(self) -> str:
         """The regularizers in a few letters, for the run's name."""
-        penalties = self.penalties()
-        if [penalty.name for penalty in penalties] == ["jumpstart"]:
-            return f"lambda{penalties[0].strength.base:g}"
-        return "+".join(f"{penalty.name}_{penalty.strength.base:g}" for penalty in penalties)[:60]
+        return self.penalty_title().replace(" + ", "+").replace("lambda ", "lambda").replace(" ", "_")[:60]
 
     def penalty_title(self) -> str:
         """The regularizers as a figure's title names them."""
@@ -427,6 +428,13 @@ class RunConfig:
         if [penalty.name for penalty in penalties] == ["jumpstart"]:
             return f"lambda {penalties[0].strength.base:g}"
         return " + ".join(f"{penalty.name} {penalty.strength.base:g}" for penalty in penalties)
+
+    def measures_sparsity(self) -> bool:
+        """Whether the run counts zeros."""
+        if self.log_sparsity != "auto":
+            return self.log_sparsity == "yes"
+        makers = [p for p in self.penalties() if REGULARIZERS[p.name].facts["zeros"] != "none"]
+        return self.log_blocks is not None or any(penalty.strength.peak > 0 for penalty in makers)
 
     def shape(self) -> str:
         """The network in a few letters, for the run's name."""

@@ -15,87 +15,18 @@ from torch import Tensor, nn
 
 from regx.data.module import DataModule, Split
 from regx.errors import RunFailed
-from regx.regularizers import REGISTRY as REGULARIZERS
-from regx.regularizers import Preactivations, Regularizer, Strength
+from regx.regularizers import Preactivations
 from regx.training.config import RunConfig
 from regx.training.ema import Ema
 from regx.training.folder import CHECKPOINT_FORMAT
 from regx.training.objective import Objective, parameter_groups
+from regx.training.penalty import Penalty
 from regx.training.schedules import Schedule
 from regx.training.sparsity import SparsityMeter
 from regx.training.status import StatusTracker
 
 # Rows per forward pass of an evaluation; large enough that every tabular set is one pass.
 EVALUATION_ROWS = 8192
-
-
-class Penalty:
-    """A regularizer at work.
-
-    Args:
-        regularizer: attached to the model.
-        schedule: its strength over the epochs.
-        name: its name in the registry.
-        label: name of its loss in the log (`JR_loss`).
-        epochs: epochs of the run.
-    """
-
-    def __init__(self, regularizer: Regularizer, schedule: Strength, name: str, label: str, epochs: int) -> None:
-        self.regularizer = regularizer
-        self.schedule = schedule
-        self.name = name
-        self.label = label
-        self.epochs = epochs
-        self.controller = schedule.controller(epochs)
-
-    @property
-    def strength(self) -> float:
-        """Its strength in this epoch."""
-        return self.regularizer.strength
-
-    def begin(self, epoch: int) -> None:
-        """Sets the strength for an epoch, counted from 1."""
-        controller = self.controller
-        self.regularizer.strength = controller.strength if controller else self.schedule.at(epoch, self.epochs)
-
-    def end(self, epoch: int) -> None:
-        """Tells what the epoch led to, where a wanted sparsity steers the strength."""
-        if self.controller:
-            share = self.regularizer.zero_share()
-            assert share is not None  # asked when it was built
-            with torch.no_grad():
-                size = float(self.regularizer.loss) if self.regularizer.of_parameters else 0.0
-            self.controller.update(epoch, float(share), size)
-
-    def loss(self) -> Tensor:
-        """The regularizer's loss as it goes into the training loss: clipped, where that is asked for."""
-        loss = self.regularizer.loss
-        return loss if self.schedule.clip is None else loss.clamp(max=self.schedule.clip)
-
-    def describe(self) -> str:
-        """Name and strength in words."""
-        schedule = self.schedule
-        if schedule.target_sparsity is not None:
-            return f"{self.name}, steered from {schedule.base:g} to {schedule.target_sparsity:.1%} zeros"
-        if schedule.peak == 0:
-            return f"{self.name} at strength 0 (measured, not trained on)"
-        side = "from" if schedule.schedule in ("linear", "agp") else "to"
-        how = "" if schedule.schedule == "constant" else f" ({schedule.schedule}, {side} {schedule.other_end:g})"
-        if getattr(self.regularizer, "prox", False):
-            how += " by proximal steps"
-        return f"{self.name} x {schedule.base:g}{how}"
-
-    def state_dict(self) -> dict[str, Any]:
-        """What a continued run needs."""
-        controller = self.controller.state_dict() if self.controller else {}
-        return {"regularizer": self.regularizer.state_dict(), "strength": self.strength, "controller": controller}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Restores `state_dict()`."""
-        self.regularizer.strength = state["strength"]
-        self.regularizer.load_state_dict(state["regularizer"])
-        if self.controller:
-            self.controller.load_state_dict(state["controller"])
 
 
 @dataclass
@@ -138,7 +69,9 @@ class Trainer:
         own = [parameter for penalty in penalties for parameter in penalty.regularizer.parameters()]
         self.optimizer = make_optimizer(config, model, own)
         self.ema = Ema([*model.parameters(), *own], config.ema) if config.ema else None
-        self.sparsity = SparsityMeter(model, data.train.x[:1]) if _measures_sparsity(config) else None
+        self.sparsity = (
+            SparsityMeter(model, data.train.x[:1], blocks=config.log_blocks) if config.measures_sparsity() else None
+        )
         # Before, a best epoch would be one of a network that is not yet what the penalties shall make of it.
         self.settles = max((penalty.schedule.settles(config.epochs) for penalty in penalties), default=1)
         self.schedule = Schedule(self.optimizer, config)
@@ -296,15 +229,10 @@ class Trainer:
         if status:
             status.reset()
         totals = _Totals(self)
-        weights = [p for p in self.penalties if p.regularizer.of_parameters]
-        # The closed form knows nothing of clipping.
-        clipped = [p for p in weights if p.schedule.clip is not None]
-        # Masks come last: what they hold at zero shall get no gradient from another penalty.
-        of_parameters = sorted(
-            (p.regularizer for p in weights if p.schedule.clip is None), key=lambda r: not r.has_loss
-        )
-        # The soft threshold of elements before that of groups is the proximal step of both; masks have the last word.
-        stepping = sorted((p.regularizer for p in self.penalties), key=lambda r: (not r.has_loss, bool(_levels(r))))
+        # The closed form of a gradient knows nothing of clipping.
+        clipped = [p for p in self.penalties if p.regularizer.of_parameters and p.schedule.clip is not None]
+        in_turn = sorted((p.regularizer for p in self.penalties), key=lambda regularizer: regularizer.turn)
+        by_hand = [r for r in in_turn if r.of_parameters and all(r is not p.regularizer for p in clipped)]
         trained = self._trained()
         for x, y in self._batches():
             self.optimizer.zero_grad(set_to_none=True)
@@ -324,12 +252,12 @@ class Trainer:
                 if penalty.strength > 0:
                     total = total + penalty.strength * penalty.loss()
             total.backward()
-            for regularizer in of_parameters:
+            for regularizer in by_hand:
                 regularizer.add_gradients()
             if config.grad_clip is not None:
                 nn.utils.clip_grad_norm_(trained, config.grad_clip)
             self.optimizer.step()
-            for regularizer in stepping:
+            for regularizer in in_turn:
                 regularizer.step(self.optimizer)
             if self.ema:
                 self.ema.update()
@@ -449,12 +377,12 @@ class _Totals:
         mean = self._losses / self._rows
         values = {f"{stage}/loss": mean[0]}
         total = mean[0] if trainer.config.task_loss else mean[0] * 0.0
-        of_forward = dict(zip((id(p) for p in trainer.forward_penalties), mean[1:], strict=True))
+        of_forward = dict(zip((p.label for p in trainer.forward_penalties), mean[1:], strict=True))
         for penalty in trainer.penalties:
             if not penalty.regularizer.has_loss:
                 continue
             with torch.no_grad():  # of the weights: as they are now
-                value = of_forward[id(penalty)] if id(penalty) in of_forward else penalty.loss().double()
+                value = of_forward[penalty.label] if penalty.label in of_forward else penalty.loss().double()
             values[f"{stage}/{penalty.label}"] = value
             if penalty.schedule.peak > 0:
                 values[f"{stage}/scaled_{penalty.label}"] = penalty.strength * value
@@ -468,20 +396,10 @@ class _Totals:
         return values
 
 
-def _levels(regularizer: Regularizer) -> list[Any]:
-    """The groups of a penalty of weights; none where it counts elements."""
-    return getattr(regularizer, "levels", [])
-
-
 def to_floats(values: dict[str, Tensor]) -> dict[str, float]:
     """Fetches 0-d tensors from the device in one transfer."""
     packed = torch.stack([value.to(torch.float64) for value in values.values()]).tolist()
     return dict(zip(values, packed, strict=True))
-
-
-def _measures_sparsity(config: RunConfig) -> bool:
-    makers = [p for p in config.penalties() if REGULARIZERS[p.name].facts["zeros"] != "none" and p.strength.peak > 0]
-    return config.log_sparsity == "yes" or (config.log_sparsity == "auto" and bool(makers))
 
 
 def make_optimizer(config: RunConfig, model: nn.Module, more: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:

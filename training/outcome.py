@@ -29,11 +29,12 @@ def measure_best(experiment: Experiment, folder: RunFolder, tracker: Tracker) ->
     measured = {stage: to_floats(trainer.evaluate(stage, split)) for stage, split in splits.items()}
     tables = {stage: trainer.status[stage].tables() for stage in splits if stage in trainer.status}
     save_status(folder.status, tables)
-    if trainer.sparsity:
-        write_csv(folder.weights, trainer.sparsity.table())
+    weights = trainer.sparsity.table() if trainer.sparsity else []
+    if weights:
+        write_csv(folder.weights, weights)
     if config.plots:
         folder.plots.mkdir(exist_ok=True)
-        for name, figure in _figures(experiment, folder, tables):
+        for name, figure in _figures(experiment, folder, tables, weights):
             path = plots.save(figure, folder.plots / f"{name}.png")
             tracker.image(f"best/{name}", path, step=trainer.epoch)
     return measured.get("test", {})
@@ -49,7 +50,9 @@ def save_status(path: Path, tables: dict[str, StatusTables]) -> None:
     write_atomically(path, buffer.getvalue())
 
 
-def _figures(experiment: Experiment, folder: RunFolder, tables: dict[str, StatusTables]) -> Iterator[tuple[str, Any]]:
+def _figures(
+    experiment: Experiment, folder: RunFolder, tables: dict[str, StatusTables], weights: list[dict[str, Any]]
+) -> Iterator[tuple[str, Any]]:
     """Name and figure of each plot of a finished run, drawn from its best weights."""
     import pandas
 
@@ -60,9 +63,8 @@ def _figures(experiment: Experiment, folder: RunFolder, tables: dict[str, Status
     if "train" in tables:
         yield from _status_figures(tables["train"], f"{title}, epoch {epoch} (best)", config.plot_points)
     if trainer.sparsity:
-        weights, norms = trainer.sparsity.arrays()
-        yield "weights", plots.weight_histogram(weights, norms, title=title)
-        yield "sparsity", plots.sparsity_bars(trainer.sparsity.table(), title=title)
+        yield "weights", plots.weight_histogram(*trainer.sparsity.arrays(), title=title)
+        yield "sparsity", plots.sparsity_bars(weights, title=title)
     if data.task == "regression":
         output = _outputs(experiment, data.val.x)
         mean, scale = np.array(data.target_mean), np.array(data.target_std)

@@ -31,7 +31,7 @@ from torch import Tensor, nn
 
 from regx.errors import UserError
 from regx.regularizers import cost
-from regx.regularizers.groups import Part, cut
+from regx.regularizers.groups import Part, cut, read_groups
 from regx.regularizers.precision import widened
 from regx.regularizers.selection import Weight, weights_of
 
@@ -65,7 +65,7 @@ class SparsityMeter:
         blocks: also measure blocks, as in `blocks(4,2)`: 4 outputs by 2 inputs.
 
     Raises:
-        UserError: the model has no weights, or the blocks do not divide them.
+        UserError: the model has no weights, or `blocks` is something else or does not divide them.
     """
 
     def __init__(self, model: nn.Module, sample: Tensor | None, *, blocks: str | None = None) -> None:
@@ -184,6 +184,8 @@ class _Layer:
 
 
 def _layers(model: nn.Module, sample: Tensor | None, blocks: str | None) -> list[_Layer]:
+    if blocks is not None and read_groups(blocks)[0] != "blocks":
+        raise UserError(f"{blocks!r} is no size of blocks; write blocks(4,2), say", "log_blocks")
     weights = weights_of(model, frozen=True)
     if not weights:
         raise UserError(f"{type(model).__name__} has no weights of two and more dimensions to measure")

@@ -51,6 +51,15 @@ def fit(built: Experiment, stop_after: int | None = None) -> list[dict[str, floa
     return rows
 
 
+def fit_in_two(c: RectangularConfig, stop_after: int, folder: Path) -> tuple[Experiment, list[dict[str, float]]]:
+    """Trains, is stopped, and goes on from its checkpoint as another process would; all rows."""
+    half, rest = build(c), build(c)
+    first = fit(half, stop_after=stop_after)
+    save_checkpoint(folder / "last.pt", half.trainer.state_dict())
+    rest.trainer.load_state_dict(load_checkpoint(folder / "last.pt", c.hash()))
+    return rest, first + fit(rest)
+
+
 def weights(built: Experiment) -> torch.Tensor:
     return torch.cat([p.detach().flatten() for p in built.model.parameters()])
 
@@ -89,12 +98,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> No
     c = config(SPECS[name], "jumpstart=0.01", ema=0.9)
     whole = build(c)
     rows = fit(whole)
-    half = build(c)
-    first = fit(half, stop_after=2)
-    save_checkpoint(tmp_path / "last.pt", half.trainer.state_dict())
-    rest = build(c)
-    rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt", c.hash()))
-    assert first + fit(rest) == rows
+    rest, resumed = fit_in_two(c, 2, tmp_path)
+    assert resumed == rows
     assert torch.equal(weights(rest), weights(whole))
     assert all(torch.equal(a, b) for a, b in zip(rest.trainer.ema.average, whole.trainer.ema.average, strict=True))  # type: ignore[union-attr]
 
@@ -256,12 +261,7 @@ def test_a_controller_resumes(tmp_path: Path) -> None:
     whole = build(c)
     rows = fit(whole)
     assert len({row["lambda"] for row in rows}) > 6
-    half = build(c)
-    first = fit(half, stop_after=5)
-    save_checkpoint(tmp_path / "last.pt", half.trainer.state_dict())
-    rest = build(c)
-    rest.trainer.load_state_dict(load_checkpoint(tmp_path / "last.pt", c.hash()))
-    assert first + fit(rest) == rows
+    assert fit_in_two(c, 5, tmp_path)[1] == rows
 
 
 @pytest.mark.parametrize(
@@ -351,3 +351,15 @@ def test_a_missed_target_is_said() -> None:
         for p in hit.model.parameters():
             p.zero_()
     assert hit.trainer.missed_targets() == []
+
+
+def test_blocks_are_measured_on_request() -> None:
+    options = {"width": 8, "dataset": "digits", "epochs": 2}
+    row = fit(build(config("group_lasso(groups=blocks(2,4), prox=true)=0.02", log_blocks="blocks(2,4)", **options)))[-1]
+    assert row["sparsity/blocks"] == row["sparsity/blocks(2,4)"] > 0
+    assert row["sparsity/blocks_1e-2"] >= row["sparsity/blocks"]
+    for blocks, message in (("blocks(3,3)", "do not divide"), ("rows", "no size of blocks"), ("bloks", "did you mean")):
+        with pytest.raises(UserError, match=message):
+            build(config("l1=0.1", log_blocks=blocks, **options))
+    with pytest.raises(UserError, match="log_blocks: needs sparsity"):
+        config("l1=0.1", log_blocks="blocks(2,2)", log_sparsity="no")
