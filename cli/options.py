@@ -10,8 +10,9 @@ import typer.core
 
 from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError
-from regx.training import config as configs
-from regx.training.config import Option, RunConfig, options_of
+from regx.training import experiments
+from regx.training.config import RunConfig
+from regx.training.options import Option, options_of
 
 # Spellings of earlier Jumpstart scripts; underscores are accepted everywhere, so they are written with hyphens here.
 ALIASES = {
@@ -150,7 +151,7 @@ def resolve(config: type[RunConfig], typed: dict[str, Any], file: Path | None) -
     Raises:
         UserError: an unknown key or an illegal value.
     """
-    values = configs.read(file) if file else {}
+    values = experiments.read(file) if file else {}
     for item in options_of(config):
         value = typed.get(item.name)
         if value is None or value == []:
@@ -160,4 +161,4 @@ def resolve(config: type[RunConfig], typed: dict[str, Any], file: Path | None) -
         if value == "None" and not item.optional:
             value = item.default
         values[item.key] = VALUES.get((item.key, value), value) if isinstance(value, str) else value
-    return configs.from_dict(values, config.experiment)
+    return experiments.from_dict(values, config.experiment)

@@ -9,7 +9,8 @@ from typing import Any
 
 from regx.errors import UserError, did_you_mean
 from regx.registry import Info
-from regx.training.config import RunConfig, options_of
+from regx.training.config import RunConfig
+from regx.training.options import options_of
 
 FORMATS = ("table", "json")
 

@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 from regx.cli.listing import REGISTRIES
-from regx.training.config import EXPERIMENTS, RunConfig, options_of
+from regx.training.config import RunConfig
+from regx.training.experiments import EXPERIMENTS
+from regx.training.options import options_of
 
 
 def table(name: str) -> str:

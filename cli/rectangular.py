@@ -9,7 +9,9 @@ import typer
 
 from regx.cli import options, output, progress
 from regx.errors import RunFailed, UserError
-from regx.training.config import OUTPUT, RectangularConfig, RunConfig
+from regx.training.config import RunConfig
+from regx.training.experiments import RectangularConfig
+from regx.training.options import OUTPUT
 
 EPILOG = """Examples:
 

@@ -10,7 +10,7 @@ import torch
 from regx.cli.progress import observer
 from regx.training import experiment, plots
 from regx.training.build import build
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 from regx.training.folder import RunFolder, load_checkpoint
 
 PICTURE = Path(__file__).resolve().with_suffix(".png")

@@ -15,8 +15,9 @@ from regx.errors import UserError
 from regx.models import create as create_model
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations, Regularizer
-from regx.training.config import RunConfig, options_of
+from regx.training.config import RunConfig
 from regx.training.loop import Trainer
+from regx.training.options import options_of
 from regx.training.penalty import Penalty
 
 # Below this many parameters an operation is all overhead, and a second CPU thread only adds to it.

@@ -1,83 +1,31 @@
-"""What a run is: one frozen dataclass per experiment, each field with type, default, bounds and help.
+"""What a run is: the options that every experiment shares, in a frozen dataclass.
 
-These classes are the only definition of an option. The command line, configuration files, `config.yaml` in the run
-folder, the W&B config and the run's hash are all made from them. Nothing heavy is imported here.
+These classes (those of the experiments are in `regx.training.experiments`) are the only definition of an option. The
+command line, configuration files, `config.yaml` in the run folder, the W&B config and the run's hash come from them.
+Nothing heavy is imported here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 import hashlib
 import json
 import re
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import yaml
 
-from regx import __version__
 from regx.data import OPTIONS as DATA_OPTIONS
-from regx.errors import UserError, did_you_mean
-from regx.models import REGISTRY as MODELS
-from regx.parameters import Bounds, Parameter
+from regx.errors import UserError
+from regx.parameters import Bounds
 from regx.registry import Info
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Strength, parse, strength
 from regx.regularizers.spec import inlined
 from regx.training import schedules
-
-
-@dataclass(frozen=True)
-class Option(Parameter):
-    """A configuration field.
-
-    Attributes:
-        panel: heading under which `--help` shows it.
-        identity: whether it changes what is computed, and so the run's hash.
-    """
-
-    panel: str = ""
-    identity: bool = True
-
-    @property
-    def key(self) -> str:
-        """Spelling in files (`lambda_`, a Python keyword, is `lambda`)."""
-        return self.name.rstrip("_")
-
-    @property
-    def flag(self) -> str:
-        """Spelling on the command line."""
-        return "--" + self.key.replace("_", "-")
-
-
-DATA, MODEL, REGULARIZER = "Data", "Model", "Regularizer"
-OPTIMISATION, OUTPUT, HARDWARE = "Optimisation", "Output", "Hardware and reproducibility"
-
-
-def option(
-    default: Any,
-    help: str,
-    panel: str,
-    *,
-    choices: tuple[str, ...] | None = None,
-    bounds: Bounds | None = None,
-    words: tuple[str, ...] = (),
-    identity: bool = True,
-) -> Any:
-    """A dataclass field that users may set; its type is the field's annotation."""
-    meta = {"help": help, "panel": panel, "choices": choices, "bounds": bounds, "words": words, "identity": identity}
-    if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata=meta)
-    return dataclasses.field(default=default, metadata=meta)
-
-
-def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
-    """A field that passes a component's own parameter on: default, bounds and help come from the component."""
-    p = next(parameter for parameter in parameters if parameter.name == name)
-    return option(p.default, p.help[0].upper() + p.help[1:], panel, choices=p.choices, bounds=p.bounds)
+from regx.training.options import DATA, HARDWARE, OPTIMISATION, OUTPUT, REGULARIZER, borrowed, option, options_of
 
 
 @dataclass(frozen=True)
@@ -112,7 +60,6 @@ def _has_prox(info: Info) -> bool:
 
 
 _data = functools.partial(borrowed, DATA_OPTIONS, DATA)
-_model = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
 _jumpstart = functools.partial(borrowed, REGULARIZERS["jumpstart"].parameters, REGULARIZER)
 _strength = functools.partial(borrowed, strength.PARAMETERS, REGULARIZER)
 
@@ -439,99 +386,3 @@ class RunConfig:
     def shape(self) -> str:
         """The network in a few letters, for the run's name."""
         raise NotImplementedError
-
-
-@dataclass(frozen=True, kw_only=True)
-class RectangularConfig(RunConfig):
-    """A deep network of equal layers on a toy, UCI, scikit-learn or own dataset."""
-
-    experiment: ClassVar[str] = "rectangular"
-
-    depth: int = _model("depth")
-    width: int = _model("width")
-    activation: str = _model("activation")
-    batchnorm: bool = _model("batchnorm")
-    skip_connections: int | None = _model("skip_connections")
-    dropout: float = _model("dropout")
-    init: str = _model("init")
-    kernel_size: int = _model("kernel_size")
-    head: str = _model("head")
-    n_maxpool: int | None = _model("n_maxpool")
-    maxpool_mode: str = _model("maxpool_mode")
-
-    def shape(self) -> str:
-        return f"{self.depth}x{self.width}"
-
-    def check(self) -> None:
-        super().check()
-        if self.activation == "identity" and self.hook_at == "activation":
-            raise UserError("identity has no activations to hook; add --hook-at layer", "activation")
-
-    def model_options(self) -> dict[str, Any]:
-        """What `regx.models.create("rectangular", ...)` takes."""
-        return {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == MODEL}
-
-
-EXPERIMENTS: dict[str, type[RunConfig]] = {"rectangular": RectangularConfig}
-
-
-@functools.cache
-def options_of(config: type[RunConfig]) -> tuple[Option, ...]:
-    """The options of an experiment, model first, in the order of `--help`."""
-    found = []
-    for item in dataclasses.fields(config):
-        note = str(item.type)
-        default = item.default if item.default is not dataclasses.MISSING else item.default_factory()  # type: ignore[misc]
-        meta = dict(item.metadata)
-        kind = note.partition(" | ")[0]
-        found.append(
-            Option(
-                item.name, "list" if kind == "list[str]" else kind, default, optional=note.endswith(" | None"), **meta
-            )
-        )
-    panels = [MODEL, REGULARIZER, DATA, OPTIMISATION, OUTPUT, HARDWARE]
-    return tuple(sorted(found, key=lambda o: panels.index(o.panel)))
-
-
-def from_dict(values: dict[str, Any], experiment: str | None = None) -> RunConfig:
-    """Builds the configuration that `values` (spelled as in files) describes.
-
-    Raises:
-        UserError: an unknown key (with the nearest name), an illegal value, or another experiment than asked for.
-    """
-    values = {key: value for key, value in values.items() if key != "experiment"} | (
-        {"experiment": values.get("experiment", experiment)}
-    )
-    found = values.pop("experiment")
-    if not isinstance(found, str) or found not in EXPERIMENTS:
-        raise UserError(f"unknown experiment {found!r}{did_you_mean(str(found), EXPERIMENTS)}", "experiment")
-    if experiment not in (None, found):
-        raise UserError(f"the configuration is for `regx {found}`, not `regx {experiment}`", "config")
-    config = EXPERIMENTS[found]
-    names = {o.key: o.name for o in options_of(config)}
-    for key in values:
-        if key not in names:
-            raise UserError(f"unknown key {key!r} in the configuration{did_you_mean(str(key), names)}", "config")
-    return config(**{names[key]: value for key, value in values.items()})
-
-
-def read(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of options; `-` is standard input.
-
-    Raises:
-        UserError: no such file, not YAML, or not a mapping.
-    """
-    try:
-        values = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror}", "config") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} is not YAML: {' '.join(str(error).split())}", "config") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no `key: value` lines", "config")
-    return {str(key): value for key, value in values.items()}
-
-
-def version() -> str:
-    """The version of regx, for env.json."""
-    return __version__

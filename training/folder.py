@@ -29,8 +29,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from regx import __version__
 from regx.errors import RunFailed, UserError
-from regx.training import config as configs
+from regx.training import experiments
 from regx.training.config import RunConfig
 
 # What a checkpoint of a run holds; a change of that is a new number.
@@ -87,7 +88,7 @@ class RunFolder:
         """
         if not self.config.is_file():
             raise UserError(f"{self.path} is no run folder: it has no config.yaml")
-        return configs.from_dict(configs.read(self.config))
+        return experiments.from_dict(experiments.read(self.config))
 
     def read_result(self) -> dict[str, Any] | None:
         """`result.json`, or None while the run has not ended.
@@ -267,7 +268,7 @@ def environment(argv: list[str]) -> dict[str, Any]:
         except PackageNotFoundError:
             versions[package] = None
     return {
-        "regx": configs.version(),
+        "regx": __version__,
         "commit": _commit(),
         "argv": argv,
         "python": sys.version.split()[0],

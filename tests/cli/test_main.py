@@ -168,7 +168,8 @@ def test_bad_input_is_one_line(
 
 
 def test_help_names_every_option_and_default() -> None:
-    from regx.training.config import RectangularConfig, options_of
+    from regx.training.experiments import RectangularConfig
+    from regx.training.options import options_of
 
     command = [sys.executable, "-m", "regx", "rectangular", "--help"]
     text = subprocess.run(

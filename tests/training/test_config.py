@@ -7,13 +7,14 @@ import pytest
 import yaml
 
 from regx.errors import UserError
-from regx.training import config as configs
-from regx.training.config import RectangularConfig, options_of
+from regx.training import experiments
+from regx.training.experiments import RectangularConfig
+from regx.training.options import options_of
 
 
 def test_yaml_round_trip() -> None:
     config = RectangularConfig(lambda_=1e-5, batch_size="full", skip_connections=2, tags=["a"], stop_at=None)
-    again = configs.from_dict(yaml.safe_load(config.as_yaml()))
+    again = experiments.from_dict(yaml.safe_load(config.as_yaml()))
     assert again == config
     assert again.hash() == config.hash()
 
@@ -69,7 +70,7 @@ def test_a_tree_in_a_file_is_part_of_the_configuration(tmp_path: Path) -> None:
     config = RectangularConfig(regularizer=[f"hierarchical( config = {file}, prox=true)=0.1"])
     tree = "{type: layerwise, groups: base_level, children: [{type: global, lambda: 0.5}], lambda: 1e-2}"
     assert config.regularizer == [f"hierarchical( config={tree}, prox=true)=0.1"]
-    again = configs.from_dict(yaml.safe_load(config.as_yaml()))
+    again = experiments.from_dict(yaml.safe_load(config.as_yaml()))
     assert again == config
     file.write_text("{type: global, lambda: 1}")
     assert RectangularConfig(regularizer=[f"hierarchical(config={file})=0.1"]).hash() != config.hash()
@@ -117,7 +118,7 @@ def test_the_run_is_named_after_its_regularizers() -> None:
 )
 def test_refuses_in_one_line(values: dict[str, Any], words: list[str]) -> None:
     with pytest.raises(UserError) as caught:
-        configs.from_dict({"experiment": "rectangular"} | values)
+        experiments.from_dict({"experiment": "rectangular"} | values)
     text = str(caught.value)
     assert all(word in text for word in words), text
     assert "\n" not in text
@@ -128,4 +129,4 @@ def test_a_file_that_is_no_configuration(tmp_path: Path, content: str) -> None:
     file = tmp_path / "c.yaml"
     file.write_text(content)
     with pytest.raises(UserError, match=r"c\.yaml"):
-        configs.read(file)
+        experiments.read(file)

@@ -18,7 +18,7 @@ import torch
 from regx.errors import RunFailed, UserError
 from regx.training import experiment
 from regx.training.build import build
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 from regx.training.folder import MetricsFile, RunFolder, load_checkpoint
 
 

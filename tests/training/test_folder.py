@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from regx.errors import RunFailed, UserError
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 from regx.training.folder import (
     CHECKPOINT_FORMAT,
     MetricsFile,

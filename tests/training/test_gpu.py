@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from regx.training import experiment
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 

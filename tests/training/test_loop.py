@@ -13,7 +13,7 @@ from regx.errors import RunFailed, UserError
 from regx.models import create
 from regx.regularizers import Jumpstart
 from regx.training.build import Experiment, build
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
 from regx.training.loop import make_optimizer
 from regx.training.objective import Objective, chance

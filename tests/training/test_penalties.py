@@ -12,9 +12,9 @@ from regx.errors import UserError
 from regx.models import create as create_model
 from regx.regularizers import L0, REGISTRY, create
 from regx.training.build import Experiment, build
-from regx.training.config import RectangularConfig
 from regx.training.ema import Ema
 from regx.training.experiment import run
+from regx.training.experiments import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
 
 # One text per regularizer that acts strongly enough to be seen within a few steps.

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from regx.training.config import RectangularConfig
+from regx.training.experiments import RectangularConfig
 from regx.training.schedules import Schedule
 
 EPOCHS = 24
