@@ -1,4 +1,4 @@
-"""What is learned: toy sets, scikit-learn's real sets, UCI's, and the user's own tables.
+"""What is learned: toy sets, scikit-learn's real sets, UCI's, image sets, and the user's own tables and image folders.
 
     module = regx.data.create("credit_approval", seed=1)
     module.train.x, module.train.y
@@ -20,11 +20,23 @@ from regx.registry import Info, Registry
 
 if TYPE_CHECKING:
     from regx.data.module import DataModule, Split
+    from regx.data.pictures import Collection
     from regx.data.tables import Table
 
-__all__ = ["OPTIONS", "REGISTRY", "DataModule", "Split", "create", "data_folder", "fetch"]
+__all__ = [
+    "AUGMENTATIONS",
+    "IMAGE_OPTIONS",
+    "OPTIONS",
+    "REGISTRY",
+    "DataModule",
+    "Split",
+    "create",
+    "data_folder",
+    "fetch",
+]
 
 REGISTRY = Registry("dataset", Path(__file__).parent, "regx.data", more=uci.rows)
+AUGMENTATIONS = Registry("augmentation", Path(__file__).parent / "augmentation", "regx.data.augmentation")
 
 OPTIONS = (
     Parameter(
@@ -32,7 +44,13 @@ OPTIONS = (
     ),
     Parameter("n_samples", "int", 1000, "Rows of a toy set, all parts together.", bounds=Bounds(4, 10_000_000)),
     Parameter("noise", "float", 0.1, "Standard deviation of a toy set's Gaussian noise.", bounds=Bounds(0, 100)),
-    Parameter("val_size", "float", 0.2, "Share of all rows that validate.", bounds=Bounds(above=0, high=0.9)),
+    Parameter(
+        "val_size",
+        "float",
+        0.2,
+        "Share of all rows that validate; of the training images, for images.",
+        bounds=Bounds(above=0, high=0.9),
+    ),
     Parameter("test_size", "float", 0.2, "Share of all rows kept for the test; 0 for none.", bounds=Bounds(0, 0.9)),
     Parameter(
         "standardize",
@@ -61,13 +79,54 @@ OPTIONS = (
     ),
 )
 
+IMAGE_OPTIONS = (
+    Parameter(
+        "image_size",
+        "int",
+        None,
+        "Side of an image in pixels; default: that of the set, and 224 for image files of many sizes.",
+        bounds=Bounds(1, 4096),
+        optional=True,
+    ),
+    Parameter(
+        "augment",
+        "list",
+        [],
+        "Random changes of training images, as flip or crop(padding=4).",
+    ),
+    Parameter(
+        "workers",
+        "int",
+        "auto",
+        "Processes that decode streamed images, for each part; auto: one less than the cores, at most 16, and 0 on a "
+        "machine of two.",
+        bounds=Bounds(0, 256),
+        words=("auto",),
+    ),
+    Parameter(
+        "corrupt",
+        "str",
+        "error",
+        "What to do with an image file that cannot be decoded.",
+        choices=("error", "skip"),
+    ),
+    Parameter(
+        "stream",
+        "str",
+        "auto",
+        "Whether image files are read while training; auto: if all of them, decoded, would take more than 2 GB.",
+        choices=("auto", "yes", "no"),
+    ),
+)
+
 
 def create(name: str, **options: Any) -> DataModule:
     """Makes a dataset, split and encoded.
 
     Args:
-        name: a registered dataset, `uci:ID`, `uci:NAME`, or the path of a .csv, .tsv or .parquet file.
-        **options: those in `OPTIONS`, and further ones that a toy set has.
+        name: a registered dataset, `uci:ID`, `uci:NAME`, the path of a .csv, .tsv or .parquet file, or the path of a
+            folder of images.
+        **options: those in `OPTIONS` and `IMAGE_OPTIONS`, and further ones that a toy set has.
 
     Raises:
         UserError: an unknown dataset or option, or a value, file or table that cannot be used.
@@ -76,12 +135,14 @@ def create(name: str, **options: Any) -> DataModule:
     from regx.data.assembly import assemble
 
     row = None if _is_dynamic(name) else REGISTRY[name]
-    known = {parameter.name: parameter for parameter in (*(row.parameters if row else ()), *OPTIONS)}
+    known = {parameter.name: parameter for parameter in (*(row.parameters if row else ()), *OPTIONS, *IMAGE_OPTIONS)}
     checked = check_options(f"dataset {name}", tuple(known.values()), options)
     values = {parameter.name: parameter.default for parameter in known.values()} | checked
     _refuse_idle(name, row, values)
     if values["data_dir"] is not None:
         data_folder(values["data_dir"])  # a wrong folder is an error, whether or not this dataset reads from it
+    if _is_images(name, row):
+        return _images(name, row, values)
     table = _table(name, row, values)
     kept = ("seed", "val_size", "test_size", "standardize", "protocol", "subset")
     return assemble(name, table, **{option: values[option] for option in kept})
@@ -100,12 +161,17 @@ def fetch(name: str, data_dir: str | Path | None = None) -> Path | str:
     folder = data_folder(data_dir)
     if _is_file(name):
         return "your own file, nothing to fetch"
+    if _is_dynamic(name) and not name.startswith(uci.PREFIX):
+        return "your own folder, nothing to fetch"
     if not name.startswith(uci.PREFIX):
-        kind = REGISTRY[name].facts["kind"]
-        if kind == "toy":
+        row = REGISTRY[name]
+        kind = row.facts["kind"]
+        if kind == "toy" or name == "fake":
             return "made on the fly, nothing to fetch"
         if kind == "scikit-learn":
             return "comes with scikit-learn, nothing to fetch"
+        if kind == "image":
+            return Path(row.load()(folder).where)
     return uci.fetch(name, folder)
 
 
@@ -129,6 +195,27 @@ def data_folder(data_dir: str | Path | None = None) -> Path:
     return folder
 
 
+def _images(name: str, row: Info | None, values: dict[str, Any]) -> DataModule:
+    from regx.data import pictures
+
+    if row is not None:
+        own = {parameter.name: values[parameter.name] for parameter in row.parameters}
+        collection = row.load()(data_folder(values["data_dir"]), **own)
+    else:
+        collection = _own_folder(name)
+    defaults = {parameter.name: parameter.default for parameter in OPTIONS}
+    kept = ("seed", "val_size", "test_size", "standardize", "subset", *(option.name for option in IMAGE_OPTIONS))
+    changed = [option for option in ("val_size", "test_size") if values[option] != defaults[option]]
+    return pictures.assemble(name, collection, fixed=changed, **{option: values[option] for option in kept})
+
+
+def _own_folder(name: str) -> Collection:
+    from regx.data import folders, imagenet
+
+    root = Path(name).expanduser()
+    return imagenet.read(root, name) if imagenet.is_marked(root) else folders.read(root, name)
+
+
 def _table(name: str, row: Info | None, values: dict[str, Any]) -> Table:
     if row is not None and row.facts["kind"] != "UCI":
         return row.load()(**{parameter.name: values[parameter.name] for parameter in row.parameters})
@@ -143,14 +230,21 @@ def _refuse_idle(name: str, row: Info | None, values: dict[str, Any]) -> None:
     """Refuses options that would have no effect on this dataset, so that nobody believes they had one."""
     defaults = {parameter.name: parameter.default for parameter in OPTIONS}
     kind = row.facts["kind"] if row else None
+    images = _is_images(name, row)
+    for option in () if images else IMAGE_OPTIONS:
+        if values[option.name] != option.default:
+            raise UserError(f"{name} is no set of images; leave it out", option.name)
     if kind != "toy":
-        for option in ("n_samples", "noise"):
+        own_options = {parameter.name for parameter in row.parameters} if row else set()
+        for option in {"n_samples", "noise"} - own_options:
             if values[option] != defaults[option]:
                 raise UserError(f"{name} is not a toy set and has no {option}; subset takes fewer rows", option)
-    if row is not None and kind != "UCI":
+    if images and values["protocol"] == "paper":
+        raise UserError("the paper protocol is one for tables; use standard", "protocol")
+    if images or (row is not None and kind != "UCI"):
         if values["target"] is not None:
             raise UserError(f"the target of {name} is fixed; leave it out", "target")
-        own = "regression" if row.facts["task"] == "regression" else "classification"
+        own = "regression" if row is not None and row.facts["task"] == "regression" else "classification"
         if values["task"] not in ("auto", own):
             raise UserError(f"{name} is a {own} set", "task")
     if values["protocol"] == "paper":
@@ -160,12 +254,24 @@ def _refuse_idle(name: str, row: Info | None, values: dict[str, Any]) -> None:
 
 
 def _is_dynamic(name: str) -> bool:
-    """Whether the name is no row of the registry: a file, or any UCI set."""
+    """Whether the name is no row of the registry: a file, a folder, or any UCI set."""
     if _is_file(name) or name.startswith(uci.PREFIX):
         return True
-    if name not in REGISTRY and (os.sep in name or Path(name).is_file()):
-        raise UserError(f"{name!r} is no table that regx reads; use {', '.join(SUFFIXES)}", "dataset")
+    if name in REGISTRY:
+        return False
+    if Path(name).expanduser().is_dir():
+        return True
+    if os.sep in name or Path(name).is_file():
+        raise UserError(
+            f"{name!r} is no table that regx reads; use {', '.join(SUFFIXES)}, or a folder of images", "dataset"
+        )
     return False
+
+
+def _is_images(name: str, row: Info | None) -> bool:
+    if row is not None:
+        return row.facts["kind"] == "image"
+    return not _is_file(name) and not name.startswith(uci.PREFIX)
 
 
 def _is_file(name: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal, NamedTuple, Self
 
 import torch
 from torch import Tensor
@@ -12,24 +13,63 @@ from torch import Tensor
 Task = Literal["binary", "multiclass", "regression"]
 
 
-@dataclass(frozen=True, eq=False)
-class Split:
-    """One part of a dataset.
+class Batch(NamedTuple):
+    """Some rows of a split, on its device.
 
     Attributes:
-        x: inputs, float32, (N, F) or (N, C, H, W).
-        y: class indices, int64, (N,), or regression targets, float32, (N, T).
+        x: inputs as the model sees them, float32, (B, F) or (B, C, H, W).
+        y: their labels, (B,) or (B, T).
+        skipped: rows that were asked for and left out, because their image cannot be decoded.
     """
 
     x: Tensor
     y: Tensor
+    skipped: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One part of a dataset; this kind holds its inputs ready made, in memory.
+
+    `regx.data.resident.ImageSplit` and `regx.data.streamed.StreamedSplit` are its other kinds. Whoever uses only
+    `batches`, `sample`, `shape`, `y` and `len` can use all three.
+
+    Attributes:
+        x: what the inputs are made from; here the inputs themselves, float32, (N, F) or (N, C, H, W).
+        y: class indices, int64, (N,), or regression targets, float32, (N, T).
+        streamed: whether inputs are read from files while they are used.
+    """
+
+    x: Tensor
+    y: Tensor
+    streamed: ClassVar[bool] = False
 
     def __len__(self) -> int:
         return len(self.x)
 
-    def to(self, device: torch.device | str) -> Split:
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of one input as the model sees it, without the batch axis."""
+        return tuple(self.x.shape[1:])
+
+    def to(self, device: torch.device | str) -> Self:
         """The same part on another device."""
-        return Split(self.x.to(device), self.y.to(device))
+        return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device))
+
+    def sample(self, count: int) -> Tensor:
+        """The first `count` inputs as in evaluation, float32, (count, ...); fewer where images were left out."""
+        return next(self.batches([slice(0, count)])).x
+
+    def batches(self, rows: Iterable[Tensor | slice], epoch: int | None = None) -> Iterator[Batch]:
+        """Yields one batch per entry of `rows`.
+
+        Args:
+            rows: row numbers of each batch, int64, (B,), on the CPU or on this device; or a slice.
+            epoch: None for evaluation; from 1 for training, where augmentation is drawn from the dataset's seed, the
+                epoch and the row alone, whatever the batch size, the number of processes, or where a run was resumed.
+        """
+        for index in rows:
+            yield Batch(self.x[index], self.y[index])
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +103,12 @@ class DataModule:
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch axis."""
-        return tuple(self.train.x.shape[1:])
+        return self.train.shape
+
+    @property
+    def images(self) -> bool:
+        """Whether a sample is an image, (C, H, W)."""
+        return len(self.input_shape) == 3
 
     @property
     def output_size(self) -> int:

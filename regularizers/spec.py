@@ -8,8 +8,7 @@ from typing import Any
 
 from regx.errors import UserError, did_you_mean
 from regx.regularizers import REGISTRY, strength
-
-_CLOSING = {"(": ")", "[": "]", "{": "}"}
+from regx.text import options_in
 
 
 @dataclass(frozen=True)
@@ -47,14 +46,7 @@ def parse(text: str) -> Spec:
         raise UserError(f"cannot read {text!r}; write name, name=0.01 or name(option=value)=0.01", "regularizer")
     name, inside, behind = match.groups()
     info = REGISTRY[name]
-    given: dict[str, str] = {}
-    for item in _split(inside or "", text):
-        option, equals, value = (part.strip() for part in item.partition("="))
-        if not (option and equals and value):
-            raise UserError(f"cannot read {item.strip()!r} in {text!r}; write option=value", "regularizer")
-        if option in given:
-            raise UserError(f"{option!r} is given twice in {text!r}", "regularizer")
-        given[option] = value
+    given = options_in(inside or "", text, "regularizer")
     own = {parameter.name for parameter in info.parameters}
     options = {key: value for key, value in given.items() if key in own}
     shared = {parameter.name for parameter in strength.PARAMETERS}
@@ -116,24 +108,6 @@ def read_tree(config: str) -> Any:
 
 def _is_yaml(config: str) -> bool:
     return config.lstrip().startswith("{") or "\n" in config
-
-
-def _split(inside: str, text: str) -> list[str]:
-    """Splits at the commas that no bracket encloses."""
-    items, open_brackets, begin = [], [], 0
-    for position, letter in enumerate(inside):
-        if letter in _CLOSING:
-            open_brackets.append(_CLOSING[letter])
-        elif letter in _CLOSING.values():
-            if not open_brackets or open_brackets.pop() != letter:
-                raise UserError(f"cannot read {text!r}: the brackets do not match", "regularizer")
-        elif letter == "," and not open_brackets:
-            items.append(inside[begin:position])
-            begin = position + 1
-    if open_brackets:
-        raise UserError(f"cannot read {text!r}: the brackets do not match", "regularizer")
-    items.append(inside[begin:])
-    return items if inside.strip() else []
 
 
 def _number(text: str, whole: str) -> float:

@@ -11,9 +11,9 @@ from regx.errors import UserError
 
 
 def test_listing_imports_nothing_heavy() -> None:
-    heavy = "('torch', 'numpy', 'pandas', 'sklearn', 'ucimlrepo', 'platformdirs', 'http.client')"
+    heavy = "('torch', 'numpy', 'pandas', 'sklearn', 'ucimlrepo', 'platformdirs', 'http.client', 'torchvision', 'PIL')"
     code = (
-        f"import sys, regx.data as d; assert len(d.REGISTRY.rows) > 20;"
+        f"import sys, regx.data as d; assert len(d.REGISTRY.rows) > 20 and len(d.AUGMENTATIONS.rows) > 5;"
         f"found = [m for m in {heavy} if m in sys.modules];"
         "assert not found, found; d.DataModule; assert 'torch' in sys.modules"
     )
@@ -28,7 +28,7 @@ def test_every_row_has_the_columns_of_the_list() -> None:
         assert row.facts["task"] in ("binary", "multiclass", "regression")
         assert row.facts["rows"] > 0 and row.facts["features"] > 0 and "uci_id" in row.facts
         assert (row.facts["classes"] == 2) == (row.facts["task"] == "binary")
-    assert kinds == {"toy", "scikit-learn", "UCI"}
+    assert kinds == {"toy", "scikit-learn", "UCI", "image"}
 
 
 def test_options_of_toy_sets_are_those_of_create() -> None:
