@@ -1,7 +1,6 @@
 """Rectangular networks: as many hidden layers as asked for, all of the same width."""
 
 import math
-from collections.abc import Callable
 from typing import Annotated, Literal
 
 import torch
@@ -9,22 +8,10 @@ from torch import Tensor, nn
 
 from regx.errors import UserError
 from regx.models import REGISTRY
+from regx.models.activations import ACTIVATIONS
+from regx.models.init import initialize
 from regx.parameters import Bounds
 from regx.registry import register
-
-# Name -> (module, gain of its weights). Where theory has no value (gelu, elu, silu, mish), ReLU's is used.
-ACTIVATIONS: dict[str, tuple[Callable[[], nn.Module], float]] = {
-    "relu": (nn.ReLU, math.sqrt(2)),
-    "gelu": (nn.GELU, math.sqrt(2)),
-    "leaky_relu": (nn.LeakyReLU, math.sqrt(2 / (1 + 0.01**2))),
-    "elu": (nn.ELU, math.sqrt(2)),
-    "selu": (nn.SELU, 1.0),
-    "silu": (nn.SiLU, math.sqrt(2)),
-    "tanh": (nn.Tanh, 5 / 3),
-    "sigmoid": (nn.Sigmoid, 1.0),
-    "mish": (nn.Mish, math.sqrt(2)),
-    "identity": (nn.Identity, 1.0),
-}
 
 # What the forward pass does with the output of a hidden module.
 _PASS, _STORE, _ADD, _POOL = range(4)
@@ -145,7 +132,7 @@ class Rectangular(nn.Module):
             height, breadth = (side >> len(pools) for side in self.input_shape[1:])
             inputs = 2 * width if head == "pool" else width * height * breadth
         self.head = nn.Linear(inputs, output_size)
-        _initialize(self, init, gain)
+        initialize(self, init, gain=gain, head=self.head)
 
     def _add(self, name: str, module: nn.Module, action: int = _PASS) -> None:
         self.hidden[name] = module
@@ -197,22 +184,3 @@ def _pool_positions(count: int, mode: str, depth: int) -> list[int]:
     if len(set(positions)) < count:
         raise UserError(f"{count} poolings do not fit {depth} layers; use fewer", "n_maxpool")
     return positions
-
-
-def _initialize(model: Rectangular, init: str, gain: float) -> None:
-    if init == "pytorch":
-        return
-    for module in model.modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            continue
-        own_gain = 1.0 if module is model.head else gain
-        if init == "kaiming":
-            nn.init.normal_(module.weight, std=own_gain / math.sqrt(module.weight[0].numel()))
-        elif init == "xavier":
-            nn.init.xavier_uniform_(module.weight)
-        elif init == "orthogonal":
-            nn.init.orthogonal_(module.weight, own_gain)
-        else:
-            nn.init.zeros_(module.weight)
-        assert module.bias is not None  # all layers of this model have one
-        nn.init.zeros_(module.bias)
