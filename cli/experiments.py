@@ -1,4 +1,4 @@
-"""`regx rectangular`: one deep network of equal layers, from the command line to a finished run folder."""
+"""`regx rectangular` and `regx resnet`: one network, from the command line to a finished run folder."""
 
 import inspect
 import sys
@@ -9,11 +9,12 @@ import typer
 
 from regx.cli import options, output, progress
 from regx.errors import RunFailed, UserError
+from regx.training import launch, recipes
 from regx.training.config import RunConfig
-from regx.training.experiments import RectangularConfig
+from regx.training.experiments import RectangularConfig, ResNetConfig
 from regx.training.options import OUTPUT
 
-EPILOG = """Examples:
+RECTANGULAR = """Examples:
 
   regx rectangular --depth 50 --dataset moons --lambda 0.01
 
@@ -25,13 +26,22 @@ EPILOG = """Examples:
 """
 
 
-def _extra() -> list[inspect.Parameter]:
-    def option(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
-        note = Annotated[kind, typer.Option(*flags, rich_help_panel=OUTPUT, **more)]
-        return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=note)
+RESNET = """Examples:
 
+  regx resnet --depth 18 --dataset cifar10 --augment crop --augment flip
+
+  regx resnet --depth 50 --dataset path/to/images --no-batchnorm --no-skip-connections --lambda 1e-5
+
+  regx resnet --recipe torchvision-v1 --depth 50 --devices 8 --amp bf16 --data-dir /data
+
+  torchrun --nnodes 4 --nproc-per-node 8 ... -m regx resnet --recipe torchvision-v1 --data-dir /data
+"""
+
+
+def _extra(*more: inspect.Parameter) -> list[inspect.Parameter]:
     return [
-        option(
+        *more,
+        extra(
             "config",
             Path | None,
             None,
@@ -39,36 +49,62 @@ def _extra() -> list[inspect.Parameter]:
             metavar="FILE",
             help="Take options from this YAML file (a run folder's config.yaml repeats that run); typed options win.",
         ),
-        option("dry_run", bool, False, "--dry-run", help="Print what would run and where, then stop."),
-        option("print_config", bool, False, "--print-config", help="Print the whole configuration as YAML, then stop."),
-        option("force", bool, False, "--force", help="Train again although the run folder is finished or half done."),
-        option(
-            "format",
-            str,
-            "table",
-            "--format",
-            "-f",
-            metavar="table|json",
-            help="How to print the result on stdout.",
-            autocompletion=output.formats,
-        ),
+        extra("dry_run", bool, False, "--dry-run", help="Print what would run and where, then stop."),
+        extra("print_config", bool, False, "--print-config", help="Print the whole configuration as YAML, then stop."),
+        extra("force", bool, False, "--force", help="Train again although the run folder is finished or half done."),
+        format_option(),
     ]
 
 
-def add_to(app: typer.Typer) -> None:
-    """Adds the command, with one option per field of its configuration."""
+def extra(name: str, kind: Any, default: Any, *flags: str, **more: Any) -> inspect.Parameter:
+    """An option of a command that is none of its configuration."""
+    note = Annotated[kind, typer.Option(*flags, rich_help_panel=OUTPUT, **more)]
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=note)
 
-    def command(**typed: Any) -> None:
-        run(RectangularConfig, typed)
 
-    command.__doc__ = (
-        "Train a deep network of equal layers and tell whether its units stay alive.\n\n"
-        "Options of the Jumpstart regularizer act when --lambda is above 0. The same configuration always has the same "
-        "run folder; a finished one is not trained again."
+def format_option() -> inspect.Parameter:
+    """`--format`."""
+    text = "How to print the result on stdout."
+    more: dict[str, Any] = {"metavar": "table|json", "autocompletion": output.formats}
+    return extra("format", str, "table", "--format", "-f", help=text, **more)
+
+
+def recipe_option() -> inspect.Parameter:
+    """`--recipe`."""
+    return extra(
+        "recipe",
+        str | None,
+        None,
+        "--recipe",
+        metavar="NAME",
+        help="Begin with these published options (`regx list recipes`); those of a file and typed ones win.",
+        autocompletion=lambda incomplete: [name for name in recipes.REGISTRY.rows if name.startswith(incomplete)],
     )
-    command.__signature__ = options.signature(RectangularConfig, _extra())  # type: ignore[attr-defined]
-    command.__annotations__ = {name: p.annotation for name, p in command.__signature__.parameters.items()}  # type: ignore[attr-defined]
-    app.command("rectangular", cls=options.Command, epilog=EPILOG, rich_help_panel="Run")(command)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Adds the commands, with one option per field of their configuration."""
+    same = "The same configuration always has the same run folder; a finished one is not trained again."
+    options.add_command(
+        app,
+        "rectangular",
+        RectangularConfig,
+        lambda typed: run(RectangularConfig, typed),
+        "Train a deep network of equal layers and tell whether its units stay alive.\n\n"
+        f"Options of the Jumpstart regularizer act when --lambda is above 0. {same}",
+        RECTANGULAR,
+        _extra(),
+    )
+    options.add_command(
+        app,
+        "resnet",
+        ResNetConfig,
+        lambda typed: run(ResNetConfig, typed),
+        "Train a residual network, or another one, on images.\n\n"
+        f"With or without batch normalization and skip connections, on one device or many. {same}",
+        RESNET,
+        _extra(recipe_option()),
+    )
 
 
 def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
@@ -76,26 +112,38 @@ def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
     output.check_format(typed["format"])
     if typed["dry_run"] and typed["print_config"]:
         raise UserError("--dry-run and --print-config exclude each other")
-    config = options.resolve(experiment, typed, typed["config"])
+    base = recipes.find(typed["recipe"]).options if typed.get("recipe") else {}
+    config = options.resolve(experiment, typed, typed["config"], base)
     if typed["print_config"]:
         output.print_config(config, typed["format"])
     elif typed["dry_run"]:
         output.print_plan(config, typed["format"])
+    elif (count := launch.processes(config.devices)) > 1:
+        with progress.waiting("loading PyTorch"):
+            from regx.training import build
+        build.find_device(config.devices)
+        raise typer.Exit(launch.launch(sys.argv[1:], count))
     else:
-        train(config, typed["format"], force=typed["force"])
+        finish(train(config, force=typed["force"]), typed["format"])
 
 
-def train(config: RunConfig, format: str, *, force: bool = False, folder: Path | None = None) -> None:
-    """Trains and prints the result; exits with 130 after an interruption."""
+def train(config: RunConfig, *, force: bool = False, folder: Path | None = None) -> dict[str, Any]:
+    """Trains and returns the result."""
     # PyTorch is imported only now, when something is really to be trained.
     with progress.waiting("loading PyTorch"):
         from regx.training import experiment
         from regx.training.folder import RunFolder
 
     with progress.observer() as observer:
-        result = experiment.run(
+        return experiment.run(
             config, observer, argv=sys.argv, force=force, folder=RunFolder(folder) if folder else None
         )
+
+
+def finish(result: dict[str, Any], format: str) -> None:
+    """Prints a result; exits with 1 after a failure and with 130 after an interruption."""
+    if result["status"] == "follows":  # the first of several processes prints
+        return
     if result["status"] != "failed" or format == "json":
         output.print_result(result, format)
     if result["status"] == "failed":

@@ -6,16 +6,20 @@ from typing import Annotated, Any
 import typer
 
 from regx.cli import output
+from regx.data import AUGMENTATIONS
 from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError, did_you_mean
 from regx.models import REGISTRY as MODELS
 from regx.registry import Info, Registry
 from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.training.recipes import REGISTRY as RECIPES
 from regx.training.schedules import REGISTRY as SCHEDULES
 
 REGISTRIES: dict[str, Registry] = {
+    "augmentations": AUGMENTATIONS,
     "datasets": DATASETS,
     "models": MODELS,
+    "recipes": RECIPES,
     "regularizers": REGULARIZERS,
     "schedules": SCHEDULES,
 }
@@ -35,11 +39,11 @@ def _names(incomplete: str) -> list[str]:
 def list_(
     kind: Annotated[
         str | None,
-        typer.Argument(metavar="[datasets|models|regularizers|schedules]", help="What to list.", autocompletion=_kinds),
+        typer.Argument(metavar="[datasets|models|regularizers|...]", help="What to list.", autocompletion=_kinds),
     ] = None,
     format: Format = "table",
 ) -> None:
-    """List datasets, models, regularizers and learning-rate schedules."""
+    """List datasets, augmentations, models, regularizers, learning-rate schedules and recipes."""
     output.check_format(format)
     if kind is not None and kind not in REGISTRIES:
         raise UserError(f"there is no list of {kind!r}{did_you_mean(kind, REGISTRIES)}")

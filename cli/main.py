@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import regx
-from regx.cli import datasets, doctor, listing, rectangular, resume, sparsity
+from regx.cli import compare, datasets, doctor, experiments, listing, resume, sparsity
 from regx.errors import UserError
 
 app = typer.Typer(
@@ -36,7 +36,8 @@ def root(
     """Shared options."""
 
 
-rectangular.add_to(app)
+experiments.add_to(app)
+compare.add_to(app)
 app.command("resume", rich_help_panel="Run")(resume.resume)
 app.command("sparsity", rich_help_panel="Look up")(sparsity.sparsity)
 app.command("list", rich_help_panel="Look up")(listing.list_)
@@ -50,7 +51,11 @@ def main(argv: list[str] | None = None) -> NoReturn:
     try:
         code = app(argv, prog_name="regx", standalone_mode=False)
     except UserError as error:
-        fail(_flag(error.option) + error.message, error.exit_code)
+        # Of several processes that train together, the first tells what is wrong with a request, for all of them.
+        rank = os.environ.get("RANK", "0")
+        if rank != "0" and error.exit_code == 2:
+            sys.exit(error.exit_code)
+        fail((f"process {rank}: " if rank != "0" else "") + _flag(error.option) + error.message, error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
         fail("interrupted", 130)
     except BrokenPipeError:
@@ -59,7 +64,7 @@ def main(argv: list[str] | None = None) -> NoReturn:
         sys.exit(0)
     except Exception as error:
         if isinstance(error, MemoryError) or "allocate memory" in str(error) or "out of memory" in str(error):
-            fail("not enough memory; use a smaller --width, --depth or --batch-size", 1)
+            fail("not enough memory; use a smaller --batch-size, --width, --depth or --image-size, or --accumulate", 1)
         if not hasattr(error, "format_message"):
             raise
         # Typer's own usage errors; the class lives in a private module.

@@ -21,6 +21,11 @@ ALIASES = {
     "--dropout-rate": "--dropout",
     "--gpus": "--devices",
     "--use-loss": "--task-loss",
+    "--num-workers": "--workers",
+    "--use-skip-connections": "--skip-connections",
+    "--use-compile": "--compile",
+    "--float32-matmul-precision": "--matmul",
+    "--plot-status-epoch-freq": "--plot-every",
     "--use-flattening": "--head=flatten",
     "--plot-num-points": "--plot-points",
     "--plot-epoch-freq": "--plot-every",
@@ -29,7 +34,6 @@ ALIASES = {
     "--log-jr-metrics": "--log-status",
     "--gradient-clip-val": "--grad-clip",
 }
-GONE = {"--num-workers": "does not exist: the data lies on the device, so there are no worker processes"}
 VALUES = {("init", "glorot"): "xavier"}
 WORDS = {"true": True, "false": False}
 
@@ -42,7 +46,7 @@ def modern(args: list[str], flags: set[str]) -> list[str]:
         flags: the command's yes/no options, which take no value.
 
     Raises:
-        UserError: an option that no longer exists.
+        UserError: a yes/no option with another value.
     """
     result = []
     queue = list(args)
@@ -55,8 +59,6 @@ def modern(args: list[str], flags: set[str]) -> list[str]:
             continue
         name, equals, value = token.partition("=")
         name = name.replace("_", "-")
-        if name in GONE:
-            raise UserError(f"{name} {GONE[name]}")
         name = ALIASES.get(name, name)
         is_flag = name in flags or name == "--head=flatten"
         if is_flag and not equals and queue and queue[0].lower() in WORDS:
@@ -145,13 +147,35 @@ def _completion(item: Option) -> Callable[[str], list[str]] | None:
     return lambda incomplete: [word for word in known if word.startswith(incomplete)]
 
 
-def resolve(config: type[RunConfig], typed: dict[str, Any], file: Path | None) -> RunConfig:
-    """The configuration: defaults, then the file, then what was typed.
+def add_command(
+    app: typer.Typer,
+    name: str,
+    config: type[RunConfig],
+    call: Callable[[dict[str, Any]], None],
+    help: str,
+    epilog: str,
+    extra: list[inspect.Parameter],
+) -> None:
+    """Adds a command that has one option per field of `config` and hands on what was typed."""
+
+    def command(**typed: Any) -> None:
+        call(typed)
+
+    command.__doc__ = help
+    command.__signature__ = signature(config, extra)  # type: ignore[attr-defined]
+    command.__annotations__ = {name: p.annotation for name, p in command.__signature__.parameters.items()}  # type: ignore[attr-defined]
+    app.command(name, cls=Command, epilog=epilog, rich_help_panel="Run")(command)
+
+
+def resolve(
+    config: type[RunConfig], typed: dict[str, Any], file: Path | None, base: dict[str, Any] | None = None
+) -> RunConfig:
+    """The configuration: defaults, then `base` (a recipe), then the file, then what was typed.
 
     Raises:
         UserError: an unknown key or an illegal value.
     """
-    values = experiments.read(file) if file else {}
+    values = (base or {}) | (experiments.read(file) if file else {})
     for item in options_of(config):
         value = typed.get(item.name)
         if value is None or value == []:

@@ -38,6 +38,7 @@ class Lines:
 
     def __init__(self) -> None:
         self._printed = -LINE_EVERY
+        self._began = time.monotonic()
         self._waiting = ""
 
     def started(self, lines: list[str]) -> None:
@@ -50,6 +51,14 @@ class Lines:
         if now - self._printed >= LINE_EVERY:
             self._printed = now
             self._flush()
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """Says where an epoch is that takes long."""
+        now = time.monotonic()
+        if now - max(self._printed, self._began) >= LINE_EVERY and step < steps:
+            self._printed = now
+            self._waiting = ""
+            self.say(f"epoch {epoch}/{epochs}  step {step}/{steps}")
 
     def _flush(self) -> None:
         if self._waiting:
@@ -69,7 +78,7 @@ class Lines:
 
 
 class Bar(Lines):
-    """A progress bar with the last row and the time left."""
+    """A progress bar with the last row and the time left; it moves with every step of a long epoch."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -77,7 +86,7 @@ class Bar(Lines):
 
         self._console = Console(stderr=True, highlight=False)
         self._progress = Progress(
-            TextColumn("epoch {task.completed:.0f}/{task.fields[epochs]}"),
+            TextColumn("epoch {task.fields[epoch]}/{task.fields[epochs]}"),
             BarColumn(bar_width=None),
             TextColumn("{task.fields[facts]}"),
             TimeRemainingColumn(compact=True, elapsed_when_finished=True),
@@ -88,22 +97,32 @@ class Bar(Lines):
         self._task: Any = None
         self._drawn = 0.0
         self._last: dict[str, float] = {}
+        self._done = 0.0
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        self._start(epoch, epochs, epoch - 1 + (step - 1) / steps)
+        self._done = epoch - 1 + step / steps
+        if time.monotonic() - self._drawn >= DRAW_EVERY:
+            self._draw(epoch, f"[dim]step[/] {step}/{steps}  ")
 
     def row(self, row: dict[str, float], epochs: int) -> None:
+        self._start(int(row["epoch"]), epochs, row["epoch"] - 1)
+        self._last, self._done = row, row["epoch"]
+        if time.monotonic() - self._drawn >= DRAW_EVERY:
+            self._draw(int(row["epoch"]))
+
+    def _start(self, epoch: int, epochs: int, done: float) -> None:
+        """Begins where the run does, so that the estimate of a resumed run is right."""
         if self._task is None:
             self._progress.start()
-            # Starting at the first row keeps the estimate right for a resumed run.
-            self._task = self._progress.add_task(
-                "", total=epochs, epochs=epochs, facts="", completed=int(row["epoch"]) - 1
-            )
-        self._last = row
-        if time.monotonic() - self._drawn >= DRAW_EVERY:
-            self._draw()
+            self._task = self._progress.add_task("", total=epochs, epoch=epoch, epochs=epochs, facts="")
+            self._progress.update(self._task, completed=done)
 
-    def _draw(self) -> None:
+    def _draw(self, epoch: int, place: str = "") -> None:
         self._drawn = time.monotonic()
-        text = "  ".join(f"[dim]{name}[/] {value}" for name, value in facts(self._last).items())
-        self._progress.update(self._task, completed=self._last["epoch"], facts=text)
+        known = facts(self._last).items() if self._last else ()
+        text = place + "  ".join(f"[dim]{name}[/] {value}" for name, value in known)
+        self._progress.update(self._task, completed=self._done, epoch=epoch, facts=text)
 
     def say(self, text: str) -> None:
         self._console.print(
@@ -112,9 +131,10 @@ class Bar(Lines):
 
     def close(self) -> None:
         if self._task is not None:
-            self._draw()
+            if self._last:
+                self._draw(int(self._last["epoch"]))
             # An early end is an end: show the time it took, not the time that is no longer needed.
-            self._progress.update(self._task, total=self._last["epoch"])
+            self._progress.update(self._task, total=self._done)
             self._progress.stop()
 
 

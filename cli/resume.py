@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from regx.cli import output, rectangular
+from regx.cli import experiments, output
 from regx.errors import UserError
 
 
@@ -27,4 +27,4 @@ def resume(
     if not folder.is_dir():
         raise UserError(f"no such run folder: {folder}")
     config = RunFolder(folder).read_config()
-    rectangular.train(config, format, folder=folder)
+    experiments.finish(experiments.train(config, folder=folder), format)

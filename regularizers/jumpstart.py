@@ -4,8 +4,10 @@ import functools
 from typing import Annotated, Any, Literal
 
 import torch
+import torch.distributed as dist
 from torch import Tensor, nn
 
+from regx.errors import UserError
 from regx.parameters import Bounds
 from regx.registry import register
 from regx.regularizers import REGISTRY
@@ -80,6 +82,9 @@ class Jumpstart(Regularizer):
         skip_downsample: leave out modules named `downsample`.
         unit_dim: dimension of the units of pre-activations with more than two dimensions: 1 for (N, C, H, W), -1 for
             transformers (N, T, C).
+        global_batch: where several processes train together, take the extremes of units over the batches of all of
+            them, as one process with the whole batch would (`aggr=balanced` only); without it each process asks its
+            own batch for them, which is stricter and exchanges nothing.
 
     Raises:
         UserError: an option is not legal, or the model has nothing to hook.
@@ -111,6 +116,7 @@ class Jumpstart(Regularizer):
         skip_batchnorm: bool = True,
         skip_downsample: bool = False,
         unit_dim: int = 1,
+        global_batch: bool = False,
     ) -> None:
         REGISTRY["jumpstart"].check(
             {
@@ -121,7 +127,10 @@ class Jumpstart(Regularizer):
                 "negative_margin": negative_margin,
             }
         )
+        if global_batch and aggr != "balanced":
+            raise UserError(f"needs aggr=balanced; {aggr} of several processes does not add up", "global_batch")
         self.mode = mode
+        self.global_batch = global_batch
         self.aggr = aggr
         self.sign_balance = sign_balance
         self.positive_margin = positive_margin
@@ -162,6 +171,9 @@ class Jumpstart(Regularizer):
             (group.values * sign + margin).relu() * weight
             for group, (sign, margin, weight) in zip(groups, constants, strict=True)
         ]
+        if self.global_batch and torch.is_grad_enabled() and dist.is_initialized() and dist.get_world_size() > 1:
+            for group, violation, (sign, _, _) in zip(groups, violations, constants, strict=True):
+                violation[:, :, : group.units] *= _owned(group.values[:, :, : group.units] * -sign)
         if self.aggr == "norm":
             return torch.linalg.vector_norm(torch.cat([violation.sum(1).flatten() for violation in violations]))
         sums = [violation.sum() for violation in violations]
@@ -187,6 +199,22 @@ class Jumpstart(Regularizer):
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
         self.preactivations.load_state_dict(state)
+
+
+@torch.no_grad()
+def _owned(extremes: Tensor) -> Tensor:
+    """The number of processes where this one has the largest value, else 0.
+
+    Processes average their gradients, so each extreme counts in full in the one batch that holds it.
+
+    Args:
+        extremes: (L, 2, C) values of this process, the larger the more extreme.
+    """
+    size = dist.get_world_size()
+    everywhere = [torch.empty_like(extremes) for _ in range(size)]
+    dist.all_gather(everywhere, extremes.contiguous())
+    owner = torch.stack(everywhere).argmax(0)  # of equal ones the first
+    return (owner == dist.get_rank()).to(extremes) * size
 
 
 @functools.lru_cache(maxsize=64)

@@ -13,15 +13,20 @@ from regx.data import create as create_data
 from regx.data.module import DataModule
 from regx.errors import UserError
 from regx.models import create as create_model
+from regx.models import pretrained
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations, Regularizer
 from regx.training.config import RunConfig
+from regx.training.distributed import World, from_environment
+from regx.training.experiments import RectangularConfig
 from regx.training.loop import Trainer
 from regx.training.options import options_of
 from regx.training.penalty import Penalty
 
 # Below this many parameters an operation is all overhead, and a second CPU thread only adds to it.
 SMALL_NETWORK = 200_000
+# Lines about a penalty's layers that a person still reads.
+SHOWN_LAYERS = 12
 
 
 @dataclass
@@ -33,24 +38,28 @@ class Experiment:
     model: nn.Module
     trainer: Trainer
     device: torch.device
+    notes: tuple[str, ...] = ()
 
     def describe(self) -> list[str]:
         """What is about to be trained, and what the penalties reach, a line each."""
         data, config = self.data, self.config
-        sizes = f"{len(data.train)} train / {len(data.val)} val / {len(data.test) if data.test else 0} test rows"
+        what = "images" if data.images else "rows"
+        sizes = f"{len(data.train)} train / {len(data.val)} val / {len(data.test) if data.test else 0} test {what}"
         kind = f"{len(data.classes)} classes" if data.classes else f"{data.output_size} target(s)"
         count = sum(p.numel() for p in self.model.parameters())
+        size = self.trainer.world.size
+        where = f"{size} processes on {self.device.type}" if size > 1 else str(self.device)
         lines = [
             f"{data.name}: {sizes}, {'x'.join(map(str, data.input_shape))} inputs, {kind}",
-            f"{config.experiment} {config.shape()}: {count:,} parameters on {self.device}",
+            f"{config.experiment} {config.shape()}: {count:,} parameters on {where}",
         ]
         for penalty in self.trainer.penalties:
             lines.append(f"{penalty.describe()}: {penalty.regularizer.coverage()}")
             rows = penalty.regularizer.coverage().folded()
-            if len(rows) > 1:
+            if 1 < len(rows) <= SHOWN_LAYERS:  # coverage.csv has them all
                 width = max(len(row[0]) for row in rows)
                 lines += [f"    {layers:{width}}  {', '.join(counts)}" for layers, *counts in rows]
-        return lines + list(data.notes)
+        return [*lines, *data.notes, *self.notes]
 
     def coverage(self) -> list[dict[str, Any]]:
         """What every penalty reaches, one row per penalty and layer."""
@@ -64,55 +73,56 @@ class Experiment:
         return rows
 
 
-def build(config: RunConfig) -> Experiment:
+# Options of `regx.data.create` that a run passes on.
+_DATA_OPTIONS = (
+    *("n_samples", "noise", "val_size", "test_size", "standardize", "protocol", "data_dir", "target", "task", "subset"),
+    *("image_size", "augment", "stream", "corrupt", "workers"),
+)
+
+
+def build(config: RunConfig, device: torch.device | None = None, world: World | None = None) -> Experiment:
     """Seeds, then builds data, model, penalties and trainer.
+
+    Args:
+        config: what to train.
+        device: where this process trains; by default what `find_device` finds.
+        world: the processes that train together.
 
     Raises:
         UserError: the configuration asks for what cannot be.
         RunFailed: the data cannot be had.
     """
-    device = find_device(config.devices)
+    world = world or World()
+    device = device or find_device(config.devices)
     seed_everything(config)
-    data = create_data(
-        config.dataset,
-        seed=config.seed if config.data_seed is None else config.data_seed,
-        **{
-            key: getattr(config, key)
-            for key in (
-                "n_samples",
-                "noise",
-                "val_size",
-                "test_size",
-                "standardize",
-                "protocol",
-                "data_dir",
-                "target",
-                "task",
-                "subset",
-            )
-        },
-    ).to(device)
-    if config.batchnorm and _last_batch(config, data) == 1:  # type: ignore[attr-defined]
-        raise UserError(
-            f"{config.batch_size} leaves a last batch of one row ({len(data.train)} rows), which BatchNorm cannot use; "
-            f"try --batch-size {int(config.batch_size) + 1}",
-            "batch_size",
-        )
+    with world.one_after_the_other():
+        data = create_data(
+            config.dataset,
+            seed=config.seed if config.data_seed is None else config.data_seed,
+            **{key: getattr(config, key) for key in _DATA_OPTIONS},
+        ).to(device)
+    _check_batches(config, data, world)
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
-    model = create_model(
-        config.experiment,
-        input_shape=data.input_shape,
-        output_size=data.output_size,
-        **config.model_options(),  # type: ignore[attr-defined]
-    ).to(device)
+    options = config.model_options()
+    model = create_model(config.model_name(), input_shape=data.input_shape, output_size=data.output_size, **options).to(
+        device
+    )
+    notes: list[str] = []
+    if config.pretrained:
+        with world.one_after_the_other():
+            notes = pretrained.load(model, config.pretrained, name=config.model_name())
+    if config.channels_last and data.images:
+        model = model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     if config.threads != "auto":
         torch.set_num_threads(int(config.threads))
     elif device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL_NETWORK:
         torch.set_num_threads(1)
     penalties = _penalties(config, model)
-    trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties))
-    return Experiment(config, data, model, trainer, device)
+    trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties), world)
+    if world.rank:
+        torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks
+    return Experiment(config, data, model, trainer, device, tuple(notes))
 
 
 def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
@@ -154,7 +164,7 @@ def _refuse_idle(config: RunConfig, data: DataModule) -> None:
     """Refuses options of images for data that is none, so that nobody believes they had an effect."""
     if len(data.input_shape) != 1:
         return
-    of_images = ("kernel_size", "head", "n_maxpool", "maxpool_mode")
+    of_images = ("kernel_size", "head", "n_maxpool", "maxpool_mode") if isinstance(config, RectangularConfig) else ()
     for item in options_of(type(config)):
         if item.name in of_images and getattr(config, item.name) != item.default:
             inputs = f"the inputs of {data.name} are {data.input_shape[0]} numbers"
@@ -176,39 +186,66 @@ def _preactivations(config: RunConfig, model: nn.Module, penalties: list[Penalty
     )
 
 
-def _last_batch(config: RunConfig, data: DataModule) -> int:
-    rows = len(data.train)
-    return rows if config.batch_size == "full" else rows % int(config.batch_size) or int(config.batch_size)
+def _check_batches(config: RunConfig, data: DataModule, world: World) -> None:
+    """Refuses batches that cannot be trained on."""
+    rows, batch = len(data.train), config.batch_size
+    parts = world.size * config.accumulate
+    if batch == "full":
+        sizes = [rows]
+    else:
+        if data.images and int(batch) > rows:
+            raise UserError(
+                f"{batch} is more than the {rows} images to train on; use at most that, or full", "batch_size"
+            )
+        sizes = [min(int(batch), rows)] + ([rows % int(batch)] if rows % int(batch) and not config.drop_last else [])
+    smallest = min(sizes)
+    if smallest < parts:
+        raise UserError(
+            f"{batch} leaves a batch of {smallest} of {rows} rows for {parts} parts (processes x --accumulate); "
+            "use another, or --drop-last",
+            "batch_size",
+        )
+    if getattr(config, "batchnorm", False) and smallest // parts == 1:
+        raise UserError(
+            f"{batch} leaves a batch of one row ({rows} rows, {parts} part(s)), which BatchNorm cannot use; "
+            f"use another, or --drop-last",
+            "batch_size",
+        )
+    if (config.mixup or config.cutmix) and not (data.images and data.task == "multiclass"):
+        raise UserError(f"is for images of several classes, not {data.name}", "mixup" if config.mixup else "cutmix")
 
 
 def find_device(devices: str) -> torch.device:
-    """The device that `--devices` names.
+    """The device of this process among those that `--devices` names.
 
     Raises:
-        UserError: it is not there, or is several where one can be used.
+        UserError: it is not there.
     """
     count = torch.cuda.device_count()
-    if devices in ("cpu", "0") or (devices == "auto" and not count):
+    world = from_environment()
+    if (devices in ("0", "auto") and not count) or devices == "0" or devices.startswith("cpu"):
         return torch.device("cpu")
-    if devices.isdigit() and int(devices) > 1:
-        raise UserError(f"{devices} GPUs: this experiment trains on one device; use cuda:N to choose it", "devices")
-    index = int(devices.partition(":")[2] or 0)
-    if index >= count:
+    several = devices.isdigit() and int(devices) > 1
+    index = world.local_rank if world.size > 1 or several else int(devices.partition(":")[2] or 0)
+    needed = int(devices) if several and world.size == 1 else index + 1
+    if needed > count:
         there = (
             f"this machine has {count} CUDA device(s)"
             if count
             else "this machine has no CUDA device that PyTorch can use"
         )
-        raise UserError(f"{devices!r} asks for a GPU, but {there}; use --devices cpu", "devices")
+        instead = f"cpu:{needed}" if needed > 1 else "cpu"
+        raise UserError(f"{devices!r} asks for a GPU, but {there}; use --devices {instead}", "devices")
     return torch.device("cuda", index)
 
 
 def seed_everything(config: RunConfig) -> None:
     """Seeds before anything is built, so that the seed decides the initial weights too."""
     torch.manual_seed(config.seed)
+    torch.set_float32_matmul_precision(config.matmul)
+    torch.backends.cudnn.benchmark = not config.deterministic
     if config.deterministic != torch.are_deterministic_algorithms_enabled():  # the call alone takes a second
         torch.use_deterministic_algorithms(config.deterministic)
     if config.deterministic:
         # cuBLAS reads this when CUDA starts.
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        torch.backends.cudnn.benchmark = False

@@ -17,6 +17,7 @@ from typing import Any, ClassVar, Literal
 
 import yaml
 
+from regx.data import IMAGE_OPTIONS
 from regx.data import OPTIONS as DATA_OPTIONS
 from regx.errors import UserError
 from regx.parameters import Bounds
@@ -25,7 +26,7 @@ from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Strength, parse, strength
 from regx.regularizers.spec import inlined
 from regx.training import schedules
-from regx.training.options import DATA, HARDWARE, OPTIMISATION, OUTPUT, REGULARIZER, borrowed, option, options_of
+from regx.training.options import DATA, HARDWARE, MODEL, OPTIMISATION, OUTPUT, REGULARIZER, borrowed, option, options_of
 
 
 @dataclass(frozen=True)
@@ -59,7 +60,7 @@ def _has_prox(info: Info) -> bool:
     return _makes_zeros(info) and any(parameter.name == "prox" for parameter in info.parameters)
 
 
-_data = functools.partial(borrowed, DATA_OPTIONS, DATA)
+_data = functools.partial(borrowed, (*DATA_OPTIONS, *IMAGE_OPTIONS), DATA)
 _jumpstart = functools.partial(borrowed, REGULARIZERS["jumpstart"].parameters, REGULARIZER)
 _strength = functools.partial(borrowed, strength.PARAMETERS, REGULARIZER)
 
@@ -71,7 +72,9 @@ class RunConfig:
     experiment: ClassVar[str]
 
     dataset: str = option(
-        "moons", "Name of a dataset (`regx list datasets`), `uci:ID`, `uci:NAME`, or a CSV/parquet file.", DATA
+        "moons",
+        "Name of a dataset (`regx list datasets`), `uci:ID`, `uci:NAME`, a CSV/parquet file, or a folder of images.",
+        DATA,
     )
     target: str | None = _data("target")
     task: str = _data("task")
@@ -82,6 +85,20 @@ class RunConfig:
     protocol: str = _data("protocol")
     standardize: bool = _data("standardize")
     subset: int | None = _data("subset")
+    image_size: int | None = _data("image_size")
+    augment: list[str] = _data("augment")
+    mixup: float = option(
+        0.0, "Mix pairs of images, in parts drawn from Beta(X, X); 0 does not.", DATA, bounds=Bounds(0, 100)
+    )
+    cutmix: float = option(
+        0.0,
+        "Paste a part of one image into another, its area drawn from Beta(X, X); with --mixup, either in turn.",
+        DATA,
+        bounds=Bounds(0, 100),
+    )
+    stream: str = _data("stream", identity=False)
+    corrupt: str = _data("corrupt")
+    workers: int | Literal["auto"] = _data("workers", identity=False)
     data_seed: int | None = option(
         None,
         "Seed of the split and of toy points, when it should differ from --seed.",
@@ -90,6 +107,13 @@ class RunConfig:
     )
     data_dir: str | None = option(
         None, "Folder of datasets (default: $REGX_DATA, else the user's cache folder).", DATA, identity=False
+    )
+
+    pretrained: str | None = option(
+        None,
+        "Begin with these weights: a checkpoint (best.pt of a run, or a state_dict), or `torchvision` for its own. A "
+        "last layer for other classes starts anew.",
+        MODEL,
     )
 
     regularizer: list[str] = option(
@@ -132,12 +156,21 @@ class RunConfig:
     hook_at: str = _jumpstart("hook_at")
     skip_last: bool = _jumpstart("skip_last")
     skip_batchnorm: bool = _jumpstart("skip_batchnorm")
+    global_batch: bool = _jumpstart("global_batch")
     task_loss: bool = option(True, "Train on the task loss; without it only the penalty is minimised.", REGULARIZER)
 
     epochs: int = option(4000, "Passes over the training rows.", OPTIMISATION, bounds=Bounds(1))
     batch_size: int | Literal["full"] = option(
-        256, "Rows per step, or `full` for one step per epoch.", OPTIMISATION, bounds=Bounds(1), words=("full",)
+        256,
+        "Rows per step, of all devices together, or `full` for one step per epoch.",
+        OPTIMISATION,
+        bounds=Bounds(1),
+        words=("full",),
     )
+    accumulate: int = option(
+        1, "Split every batch into this many passes, whose gradients are added up.", OPTIMISATION, bounds=Bounds(1)
+    )
+    drop_last: bool = option(False, "Leave out a last batch that is smaller than the others.", OPTIMISATION)
     optimizer: str = option("adam", "Update rule.", OPTIMISATION, choices=("adam", "adamw", "sgd"))
     lr: float = option(0.003, "Learning rate.", OPTIMISATION, bounds=Bounds(above=0))
     weight_decay: float = option(
@@ -146,6 +179,7 @@ class RunConfig:
         OPTIMISATION,
         bounds=Bounds(0),
     )
+    decay_norms: bool = option(False, "Decay biases and norms too.", OPTIMISATION)
     momentum: float = option(0.0, "Momentum of SGD.", OPTIMISATION, bounds=Bounds(0, 0.9999))
     nesterov: bool = option(False, "Nesterov momentum for SGD.", OPTIMISATION)
     lr_schedule: str = option(
@@ -154,8 +188,18 @@ class RunConfig:
         OPTIMISATION,
         choices=tuple(schedules.REGISTRY.rows),
     )
-    lr_warmup: int = option(
-        0, "Epochs of linear warm-up from 1e-5 of the learning rate.", OPTIMISATION, bounds=Bounds(0)
+    lr_update: str = option(
+        "epoch",
+        "Whether the schedule moves after every epoch or after every step.",
+        OPTIMISATION,
+        choices=("epoch", "step"),
+    )
+    lr_warmup: int | Literal["auto"] = option(
+        0,
+        "Epochs of linear warm-up from 1e-5 of the learning rate; auto is 5, or a tenth of a shorter run.",
+        OPTIMISATION,
+        bounds=Bounds(0),
+        words=("auto",),
     )
     lr_milestones: str | None = option(
         None, "Epochs at which `multistep` multiplies the rate by --lr-gamma, as 100,150.", OPTIMISATION
@@ -212,6 +256,12 @@ class RunConfig:
     log_blocks: str | None = option(
         None, "Also measure the share of zero blocks, as blocks(4,2): 4 outputs by 2 inputs, kernels whole.", OUTPUT
     )
+    log_speed: bool = option(
+        False,
+        "Write speed.csv: samples per second, memory, and the share of a step that the regularizers take.",
+        OUTPUT,
+        identity=False,
+    )
     log_status: bool = option(True, "Measure which units and points are dead, linear or nonlinear.", OUTPUT)
     plots: bool = option(True, "Draw the run's figures into its plots folder at the end.", OUTPUT, identity=False)
     plot_status: bool = option(False, "Also draw unit and point status during training.", OUTPUT, identity=False)
@@ -220,7 +270,11 @@ class RunConfig:
         200, "Points (rows) in a drawing of point status.", OUTPUT, bounds=Bounds(1), identity=False
     )
     checkpoint_every: float = option(
-        10.0, "Seconds between checkpoints; 0 after every epoch.", OUTPUT, bounds=Bounds(0), identity=False
+        10.0,
+        "Seconds between checkpoints, in the middle of an epoch too; 0 after every epoch.",
+        OUTPUT,
+        bounds=Bounds(0),
+        identity=False,
     )
     run_dir: str = option("runs", "Parent of run folders.", OUTPUT, identity=False)
     wandb: str = option(
@@ -242,7 +296,31 @@ class RunConfig:
         HARDWARE,
         bounds=Bounds(0, 2**32 - 1),
     )
-    devices: str = option("auto", "auto, cpu, cuda, cuda:N, or how many GPUs (0 is the CPU).", HARDWARE)
+    devices: str = option(
+        "auto",
+        "auto, cpu, cuda, cuda:N, how many GPUs (0 is the CPU), or cpu:N for N processes on the CPU. Several train one "
+        "model together; on several machines start `torchrun ... -m regx` instead.",
+        HARDWARE,
+        identity=False,
+    )
+    amp: str = option(
+        "no",
+        "Precision of forward passes: no is float32; bf16 and fp16 are faster on GPUs, and slower on most CPUs.",
+        HARDWARE,
+        choices=("no", "bf16", "fp16"),
+    )
+    matmul: str = option(
+        "highest",
+        "Precision of float32 matrix products on GPUs (`high` is TF32).",
+        HARDWARE,
+        choices=("highest", "high", "medium"),
+    )
+    channels_last: bool = option(
+        True, "Lay images out with channels last, which convolutions are faster on.", HARDWARE, identity=False
+    )
+    compile: bool = option(
+        False, "Compile the network with torch.compile: minutes at the start, faster steps on GPUs.", HARDWARE
+    )
     threads: int | Literal["auto"] = option(
         "auto",
         "CPU threads of an operation; auto is 1 for small networks, which more would slow down.",
@@ -266,12 +344,18 @@ class RunConfig:
             raise UserError(
                 f"{self.val_size:g} + --test-size {self.test_size:g} leaves too few rows to train on", "val_size"
             )
-        if not re.fullmatch(r"auto|cpu|cuda(:\d+)?|\d+", self.devices):
-            raise UserError(f"{self.devices!r} is not auto, cpu, cuda, cuda:N or a number of GPUs", "devices")
+        if not re.fullmatch(r"auto|cpu(:[1-9]\d*)?|cuda(:\d+)?|\d+", self.devices):
+            raise UserError(f"{self.devices!r} is not auto, cpu, cpu:N, cuda, cuda:N or a number of GPUs", "devices")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
             raise UserError("needs --optimizer sgd and --momentum above 0", "nesterov")
         if self.momentum and self.optimizer != "sgd":
             raise UserError(f"is for --optimizer sgd, not {self.optimizer}", "momentum")
+        if self.decay_norms and not self.weight_decay:
+            raise UserError("there is nothing to decay without --weight-decay", "decay_norms")
+        if self.batch_size != "full" and self.accumulate > int(self.batch_size):
+            raise UserError(
+                f"{self.accumulate} passes are more than the {self.batch_size} rows of a batch", "accumulate"
+            )
         if self.log_blocks is not None and self.log_sparsity == "no":
             raise UserError("needs sparsity to be measured, not --log-sparsity no", "log_blocks")
         schedules.check(self)  # type: ignore[arg-type]
@@ -282,7 +366,9 @@ class RunConfig:
             raise UserError("every --regularizer names its own strength", "lambda_")
         used = {penalty.name for penalty in penalties}
         # hook_at, skip_last and skip_batchnorm also say where unit and point status is measured.
-        only_jumpstart = ("mode", "aggr", "tie_breaking", "sign_balance", "positive_margin", "negative_margin")
+        only_jumpstart = (
+            *("mode", "aggr", "tie_breaking", "sign_balance", "positive_margin", "negative_margin", "global_batch"),
+        )
         able = {"optimize": _has_prox, "target_sparsity": _makes_zeros, "lambda_clip": _has_loss}
         able |= dict.fromkeys(only_jumpstart, lambda row: row.name == "jumpstart")
         for item in options_of(type(self)):
@@ -372,6 +458,8 @@ class RunConfig:
     def penalty_title(self) -> str:
         """The regularizers as a figure's title names them."""
         penalties = self.penalties()
+        if not penalties:
+            return "plain"
         if [penalty.name for penalty in penalties] == ["jumpstart"]:
             return f"lambda {penalties[0].strength.base:g}"
         return " + ".join(f"{penalty.name} {penalty.strength.base:g}" for penalty in penalties)
@@ -385,4 +473,16 @@ class RunConfig:
 
     def shape(self) -> str:
         """The network in a few letters, for the run's name."""
+        raise NotImplementedError
+
+    def model_name(self) -> str:
+        """The model's name, as `regx.models.create` takes it."""
+        raise NotImplementedError
+
+    def model_options(self) -> dict[str, Any]:
+        """The model's options, as `regx.models.create` takes them.
+
+        Raises:
+            UserError: an option that the model does not have.
+        """
         raise NotImplementedError

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from regx.errors import RunFailed, UserError
-from regx.training import tracking
-from regx.training.build import Experiment, build
+from regx.training import build, distributed, tracking
+from regx.training.build import Experiment
 from regx.training.config import RunConfig
+from regx.training.distributed import World
 from regx.training.folder import (
     MetricsFile,
     RunFolder,
@@ -32,6 +33,9 @@ class Observer(Protocol):
     def started(self, lines: list[str]) -> None:
         """The run is built; `lines` say what it reaches and what the user should know."""
 
+    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """A step of an epoch was taken."""
+
     def row(self, row: dict[str, float], epochs: int) -> None:
         """An epoch was logged."""
 
@@ -50,33 +54,82 @@ def run(
         UserError: the configuration asks for what cannot be, or the folder holds an unfinished run.
         RunFailed: the run could not begin; one that fails on the way returns a result with status `failed`.
     """
-    resume = folder is not None
-    folder = folder or RunFolder(Path(config.run_dir) / config.run_name())
-    if not force and (ended := folder.read_result()):
+    device = build.find_device(config.devices)
+    with distributed.joined(device) as world:
+        resume = folder is not None or distributed.restarted()
+        folder = folder or RunFolder(Path(config.run_dir) / config.run_name())
+        ended = _ask_first(lambda: _ended(folder, observer, force=force, resume=resume), world)
+        if ended:
+            return ended
+        experiment = build.build(config, device, world)
+        if not world.writes:
+            return _follow(experiment)
+        with folder.held():
+            if force and not distributed.restarted():
+                folder.clear()
+            try:
+                run_id = folder.create(config, argv)
+                return _carry_out(experiment, folder, observer, run_id)
+            except OSError as error:
+                place = error.filename or folder.path
+                raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
+
+
+def _ended(folder: RunFolder, observer: Observer, *, force: bool, resume: bool) -> dict[str, Any] | None:
+    """The result of a run that has ended already.
+
+    Raises:
+        UserError: the folder holds a run that has not.
+    """
+    if force:
+        return None
+    if ended := folder.read_result():
         again = "" if resume else "; nothing is trained or drawn anew (--force does)"
         observer.warn(f"{folder.path} has already {ended['status']}{again}")
         return ended
-    if not force and not resume and folder.last.is_file():
+    if not resume and folder.last.is_file():
         raise UserError(
             f"{folder.path} holds an unfinished run: `regx resume {folder.path}` continues it, --force starts anew"
         )
-    experiment = build(config)
-    with folder.held():
-        if force:
-            folder.clear()
-        try:
-            run_id = folder.create(config, argv)
-            return _carry_out(experiment, folder, observer, run_id)
-        except OSError as error:
-            place = error.filename or folder.path
-            raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
+    return None
+
+
+def _ask_first(question: Callable[[], Any], world: World) -> Any:
+    """What the first process answers; where it cannot, the others leave quietly."""
+    if not world.writes:
+        answer, code = world.broadcast(None)
+        if code:
+            raise SystemExit(code)
+        return answer
+    try:
+        answer = question()
+    except UserError as error:
+        world.broadcast((None, error.exit_code))
+        raise
+    return world.broadcast((answer, 0))[0]
+
+
+def _follow(experiment: Experiment) -> dict[str, Any]:
+    """Trains beside the first process, which does all the writing."""
+    trainer = experiment.trainer
+    if state := _ask_first(lambda: None, trainer.world):
+        trainer.load_state_dict(state)
+
+    def on_checkpoint() -> None:
+        trainer.state_dict()  # which sums over all processes
+
+    with _interruptible() as stop:
+        trainer.fit(lambda row: None, on_checkpoint, stop)
+    return {"status": "follows"}
 
 
 def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, run_id: str) -> dict[str, Any]:
     config, trainer = experiment.config, experiment.trainer
-    if folder.last.is_file():
-        trainer.load_state_dict(load_checkpoint(folder.last, config.hash()))
-    metrics = MetricsFile(folder.metrics, keep_to=trainer.epoch)
+    state = _ask_first(lambda: _checkpoint(folder, config), trainer.world)
+    if state:
+        trainer.load_state_dict(state)
+    metrics = MetricsFile(folder.metrics, keep_to=trainer.epochs_done)
+    speed = MetricsFile(folder.speed, keep_to=trainer.epochs_done) if config.log_speed else None
     write_csv(folder.coverage, experiment.coverage())
     observer.started([*experiment.describe(), f"run folder: {folder.path}"])
     tracker = tracking.start(
@@ -95,13 +148,19 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
 
     def on_row(row: dict[str, float]) -> None:
         metrics.append(row)
-        tracker.log(row, step=int(row["epoch"]))
+        timed = trainer.speed.row(trainer.epoch) if speed else {}
+        if speed:
+            speed.append(timed)
+        tracker.log(row | timed, step=int(row["epoch"]))
         observer.row(row, config.epochs)
         if config.plot_status and trainer.status and row["epoch"] % config.plot_every == 0:
             draw_status(trainer, folder, tracker, int(row["epoch"]), config.plot_points)
 
+    def on_step(step: int) -> None:
+        observer.step(trainer.epoch, config.epochs, step, trainer.steps)
+
     def on_checkpoint() -> None:
-        if not trainer.weights_are_finite():
+        if not trainer.stepper.weights_are_finite():
             raise RunFailed(
                 f"the weights are not finite after epoch {trainer.epoch}; a lower --lr or a --grad-clip may help"
             )
@@ -111,9 +170,11 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         with _interruptible() as stop:
             if not folder.last.is_file():
                 on_checkpoint()
-            ended = trainer.fit(on_row, on_checkpoint, stop)
-        on_checkpoint()
+            ended = trainer.fit(on_row, on_checkpoint, stop, on_step)
         finished = ended != "interrupted"
+        if finished:
+            on_checkpoint()
+            trainer.alone()
         result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
         if finished:
             _save_best(experiment, folder)
@@ -131,20 +192,31 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     except RunFailed as failure:
         if trainer.best.weights:
             _save_best(experiment, folder)
-        good = load_checkpoint(folder.last)["epoch"]
-        error = f"{failure.message} (last good checkpoint: epoch {good}, {folder.last})"
+        state = load_checkpoint(folder.last)
+        good = f"epoch {state['epoch']}" + (f", step {state['step']}" if state["step"] else "")
+        error = f"{failure.message} (last good checkpoint: {good}, {folder.last})"
         result = _result(experiment, folder, "failed", "error") | {"error": error}
         write_atomically(folder.result, to_json(result))
         return result
     except OSError:  # a full disk, say: the folder stays as it is, to be resumed
         raise
-    except Exception:
+    except Exception as error:
+        if trainer.world.size > 1 and isinstance(
+            error, RuntimeError
+        ):  # another process died; this folder stays as it is
+            raise RunFailed(f"lost contact to another process; `regx resume {folder.path}` goes on") from error
         result = _result(experiment, folder, "failed", "error") | {"error": traceback.format_exc(limit=-1).strip()}
         write_atomically(folder.result, to_json(result))
         raise
     finally:
         metrics.close()
+        if speed:
+            speed.close()
         tracker.finish(exit_code)
+
+
+def _checkpoint(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
+    return load_checkpoint(folder.last, config.hash()) if folder.last.is_file() else None
 
 
 def _save_best(experiment: Experiment, folder: RunFolder) -> None:
@@ -154,7 +226,7 @@ def _save_best(experiment: Experiment, folder: RunFolder) -> None:
 
 @contextmanager
 def _interruptible() -> Iterator[Callable[[], bool]]:
-    """Turns the first Ctrl-C or SIGTERM into a request to stop after the epoch; a second one stops at once."""
+    """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second one stops at once."""
     asked: list[int] = []
 
     def ask(number: int, frame: Any) -> None:
@@ -184,7 +256,7 @@ def _result(experiment: Experiment, folder: RunFolder, status: str, ended: str) 
         "monitor": trainer.monitor,
         "chance": chance(experiment.data),
         "rows": experiment.data.sizes(),
-        "epochs": trainer.epoch,
+        "epochs": trainer.epochs_done,
         "best": trainer.best.row,
         "last": trainer.last,
         "test": {},

@@ -3,19 +3,35 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import yaml
 
 from regx.errors import UserError, did_you_mean
 from regx.models import REGISTRY as MODELS
+from regx.models import options_of as options_of_model
+from regx.models import resnet_options
+from regx.text import named
 from regx.training.config import RunConfig
-from regx.training.options import MODEL, borrowed, options_of
+from regx.training.options import MODEL, borrowed, option, options_of, redefined
 
-_model = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
+
+def own_options(config: RunConfig) -> dict[str, Any]:
+    """The options of an experiment's own network."""
+    mine = [
+        item for item in options_of(type(config)) if item.panel == MODEL and item.name not in ("model", "pretrained")
+    ]
+    return {item.name: getattr(config, item.name) for item in mine}
+
+
+_rectangular = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
+_resnet = functools.partial(borrowed, MODELS["resnet"].parameters, MODEL)
+_shared = functools.partial(redefined, RunConfig)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,17 +40,17 @@ class RectangularConfig(RunConfig):
 
     experiment: ClassVar[str] = "rectangular"
 
-    depth: int = _model("depth")
-    width: int = _model("width")
-    activation: str = _model("activation")
-    batchnorm: bool = _model("batchnorm")
-    skip_connections: int | None = _model("skip_connections")
-    dropout: float = _model("dropout")
-    init: str = _model("init")
-    kernel_size: int = _model("kernel_size")
-    head: str = _model("head")
-    n_maxpool: int | None = _model("n_maxpool")
-    maxpool_mode: str = _model("maxpool_mode")
+    depth: int = _rectangular("depth")
+    width: int = _rectangular("width")
+    activation: str = _rectangular("activation")
+    batchnorm: bool = _rectangular("batchnorm")
+    skip_connections: int | None = _rectangular("skip_connections")
+    dropout: float = _rectangular("dropout")
+    init: str = _rectangular("init")
+    kernel_size: int = _rectangular("kernel_size")
+    head: str = _rectangular("head")
+    n_maxpool: int | None = _rectangular("n_maxpool")
+    maxpool_mode: str = _rectangular("maxpool_mode")
 
     def shape(self) -> str:
         return f"{self.depth}x{self.width}"
@@ -44,12 +60,93 @@ class RectangularConfig(RunConfig):
         if self.activation == "identity" and self.hook_at == "activation":
             raise UserError("identity has no activations to hook; add --hook-at layer", "activation")
 
+    def model_name(self) -> str:
+        return "rectangular"
+
     def model_options(self) -> dict[str, Any]:
-        """What `regx.models.create("rectangular", ...)` takes."""
-        return {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == MODEL}
+        return own_options(self)
 
 
-EXPERIMENTS: dict[str, type[RunConfig]] = {"rectangular": RectangularConfig}
+@dataclass(frozen=True, kw_only=True)
+class ResNetConfig(RunConfig):
+    """A residual network, or another model of images, with or without batch normalization and skip connections."""
+
+    experiment: ClassVar[str] = "resnet"
+
+    model: str = option(
+        "resnet",
+        "Another network than a ResNet: NAME or NAME(option=value) of `regx list models`, torchvision:NAME or "
+        "timm:NAME. --depth and the like are for those that have them.",
+        MODEL,
+    )
+    depth: int = _resnet("depth")
+    unit_type: str = _resnet("unit_type")
+    batchnorm: bool = _resnet("batchnorm")
+    skip_connections: bool = _resnet("skip_connections")
+    width_multiplier: float = _resnet("width_multiplier")
+    activation: str = _resnet("activation")
+    dropout: float = _resnet("dropout")
+    init: str = _resnet("init")
+    stem: str = _resnet("stem")
+
+    dataset: str = _shared("dataset", "cifar10")
+    val_size: float = _shared("val_size", 0.1)
+    epochs: int = _shared("epochs", 90)
+    batch_size: int | Literal["full"] = _shared("batch_size", 128)
+    optimizer: str = _shared("optimizer", "adamw")
+    lr: float = _shared("lr", 0.001)
+    weight_decay: float = _shared("weight_decay", 0.01)
+    lr_schedule: str = _shared("lr_schedule", "cosine")
+    lr_update: str = _shared("lr_update", "step")
+    lr_warmup: int | Literal["auto"] = _shared("lr_warmup", "auto")
+    stop_at: float | None = _shared("stop_at", None)
+    log_speed: bool = _shared("log_speed", True)
+    plot_every: int = _shared("plot_every", 10)
+    checkpoint_every: float = _shared("checkpoint_every", 300.0)
+
+    def shape(self) -> str:
+        if self.model_name() != "resnet":
+            return re.sub(r"[^A-Za-z0-9_.]+", "_", self.model).strip("_")
+        off = [word for word, on in (("nobn", self.batchnorm), ("noskip", self.skip_connections)) if not on]
+        return "-".join([str(self.depth), *(["dense"] if self.unit_type == "dense" else []), *off])
+
+    def check(self) -> None:
+        super().check()
+        given = self.model_options()
+        if self.model_name() == "resnet":
+            resnet_options.check(**{name: given[name] for name in inspect.signature(resnet_options.check).parameters})
+        if given.get("activation") == "identity" and self.hook_at == "activation":
+            raise UserError("identity has no activations to hook; add --hook-at layer", "activation")
+
+    def model_name(self) -> str:
+        return self.model if ":" in self.model.partition("(")[0] else named(self.model, "model")[0]
+
+    def model_options(self) -> dict[str, Any]:
+        name = self.model_name()
+        parameters = {parameter.name: parameter for parameter in options_of_model(name)}
+        if ":" in name:
+            inside: dict[str, str] = {}
+        else:
+            inside = named(self.model, "model")[1]
+        for key in inside:
+            if key not in parameters:
+                raise UserError(f"{name} has no option {key!r}{did_you_mean(key, parameters)}", "model")
+        typed = own_options(self)
+        flags = {item.name: item for item in options_of(type(self))}
+        for key, value in typed.items():
+            if key not in parameters and value != flags[key].default:
+                raise UserError(f"is not for {name}, but for resnet", key)
+        # A flag at its default leaves the model its own.
+        kept = {key: value for key, value in typed.items() if key in parameters and value != flags[key].default}
+        if name == "resnet":
+            kept = typed
+        try:
+            return kept | {key: parameters[key].check(value) for key, value in inside.items()}
+        except UserError as error:
+            raise UserError(f"{self.model!r}: {error}", "model") from None
+
+
+EXPERIMENTS: dict[str, type[RunConfig]] = {"rectangular": RectangularConfig, "resnet": ResNetConfig}
 
 
 def from_dict(values: dict[str, Any], experiment: str | None = None) -> RunConfig:

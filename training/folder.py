@@ -3,6 +3,7 @@
 config.yaml            every option
 env.json               versions, commit, command line, device
 metrics.csv            one row per logged epoch
+speed.csv              samples per second, memory and the cost of regularizers, per logged epoch
 coverage.csv           what each regularizer reaches, layer by layer
 weights.csv            zeros, mean and deviation of every weight (where a regularizer makes zeros)
 status.npz             dead / linear / nonlinear per unit x layer and point x layer
@@ -35,7 +36,7 @@ from regx.training import experiments
 from regx.training.config import RunConfig
 
 # What a checkpoint of a run holds; a change of that is a new number.
-CHECKPOINT_FORMAT = 2
+CHECKPOINT_FORMAT = 3
 
 
 class RunFolder:
@@ -50,6 +51,7 @@ class RunFolder:
         self.config = path / "config.yaml"
         self.env = path / "env.json"
         self.metrics = path / "metrics.csv"
+        self.speed = path / "speed.csv"
         self.coverage = path / "coverage.csv"
         self.weights = path / "weights.csv"
         self.status = path / "status.npz"
@@ -77,7 +79,7 @@ class RunFolder:
 
     def clear(self) -> None:
         """Removes what an earlier run of the same configuration left, so that it starts anew."""
-        for path in (self.result, self.last, self.best, self.metrics, self.status, self.weights, self.env):
+        for path in (self.result, self.last, self.best, self.metrics, self.speed, self.status, self.weights, self.env):
             path.unlink(missing_ok=True)
 
     def read_config(self) -> RunConfig:

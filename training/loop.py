@@ -1,11 +1,11 @@
-"""The training loop: plain PyTorch, data resident on the device, one host sync per logged row."""
+"""The training loop: plain PyTorch, one host sync per logged row, resumable after any step."""
 
 from __future__ import annotations
 
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,16 +17,23 @@ from regx.data.module import DataModule, Split
 from regx.errors import RunFailed
 from regx.regularizers import Preactivations
 from regx.training.config import RunConfig
-from regx.training.ema import Ema
+from regx.training.distributed import World
 from regx.training.folder import CHECKPOINT_FORMAT
-from regx.training.objective import Objective, parameter_groups
+from regx.training.objective import Objective
 from regx.training.penalty import Penalty
 from regx.training.schedules import Schedule
 from regx.training.sparsity import SparsityMeter
+from regx.training.speed import Speedometer
 from regx.training.status import StatusTracker
+from regx.training.step import Stepper
+from regx.training.totals import Totals, to_floats
 
-# Rows per forward pass of an evaluation; large enough that every tabular set is one pass.
+# Rows of a table per forward pass of an evaluation: large enough that nearly every set is one pass.
 EVALUATION_ROWS = 8192
+# Points whose status is kept, of images.
+STATUS_POINTS = 5000
+# Steps between two questions to the other processes whether somebody wants to stop.
+ASK_EVERY = 10
 
 
 @dataclass
@@ -50,6 +57,7 @@ class Trainer:
         penalties: regularizers attached to the model; those that never had a strength above 0 are measured but leave
             no trace in training.
         preactivations: hooks whose extremes the unit and point status is read from; None measures no status.
+        world: the processes that train together; each takes its share of every batch and of every evaluation.
     """
 
     def __init__(
@@ -59,82 +67,194 @@ class Trainer:
         model: nn.Module,
         penalties: list[Penalty],
         preactivations: Preactivations | None,
+        world: World | None = None,
     ) -> None:
         self.config = config
         self.data = data
         self.model = model
         self.penalties = penalties
+        self.world = world or World()
         self.objective = Objective(data, config.label_smoothing)
         self.monitor = f"val/{self.objective.monitor}"
-        own = [parameter for penalty in penalties for parameter in penalty.regularizer.parameters()]
-        self.optimizer = make_optimizer(config, model, own)
-        self.ema = Ema([*model.parameters(), *own], config.ema) if config.ema else None
+        self.stepper = Stepper(config, model, self.objective, penalties, self.world)
         self.sparsity = (
-            SparsityMeter(model, data.train.x[:1], blocks=config.log_blocks) if config.measures_sparsity() else None
+            SparsityMeter(model, data.train.sample(1), blocks=config.log_blocks) if config.measures_sparsity() else None
         )
         # Before, a best epoch would be one of a network that is not yet what the penalties shall make of it.
         self.settles = max((penalty.schedule.settles(config.epochs) for penalty in penalties), default=1)
-        self.schedule = Schedule(self.optimizer, config)
+        size = len(data.train) if config.batch_size == "full" else int(config.batch_size)
+        self.batch_size = min(size, len(data.train))
+        self.steps = len(data.train) // self.batch_size if config.drop_last else -(-len(data.train) // self.batch_size)
+        self.schedule = Schedule(self.stepper.optimizer, config, self.steps if config.lr_update == "step" else 1)
+        points = STATUS_POINTS if data.images else None
         self.status = (
-            {stage: StatusTracker(preactivations) for stage in ("train", "val", "test")} if preactivations else {}
+            {stage: StatusTracker(preactivations, points) for stage in ("train", "val", "test")}
+            if preactivations
+            else {}
         )
+        self.speed = Speedometer(self.stepper, penalties)
         self.shuffle = torch.Generator().manual_seed(config.seed)
-        self.device = data.train.x.device
+        self.device = data.train.y.device
         self.epoch = 0
+        self.step = 0  # steps done of an epoch that is not yet over
+        self._order_state = self.shuffle.get_state()
+        self._totals = self._new_totals()
         self.since_best = 0
         self.seconds = 0.0
         self.best = Best()
         self.last: dict[str, float] = {}
+        self.last_lr = config.lr
 
     def fit(
         self,
         on_row: Callable[[dict[str, float]], None],
         on_checkpoint: Callable[[], None],
         stop: Callable[[], bool],
+        on_step: Callable[[int], None] = lambda step: None,
     ) -> str:
         """Trains until the last epoch or an early end.
 
         Args:
             on_row: called with each logged row.
-            on_checkpoint: called when `state_dict` should be saved.
-            stop: asked after every epoch whether somebody interrupted the run.
+            on_checkpoint: called, by all processes at the same step, when `state_dict` should be saved.
+            stop: asked after every step whether somebody interrupted the run.
+            on_step: called after every step with the number of steps done of the epoch.
 
         Returns:
             Why it ended: `epochs`, `stop_at`, `patience` or `interrupted`.
 
         Raises:
-            RunFailed: the loss is no longer finite.
+            RunFailed: the loss is no longer finite, or an image cannot be read.
         """
         config = self.config
         began = time.perf_counter() - self.seconds
         saved = time.perf_counter()
         epochs = 1 if config.fast_dev_run else config.epochs
-        while self.epoch < epochs:
-            if self.best.row and (reason := self._ended()):
-                return reason
-            self.epoch += 1
-            for penalty in self.penalties:
-                penalty.begin(self.epoch)
-            logged = self.epoch % config.log_every == 0 or self.epoch in (1, epochs)
-            sums = self._train_epoch(logged)
-            for penalty in self.penalties:
-                penalty.end(self.epoch)
-            metric = None
-            if logged:
-                row = self._row(sums)
-                self._check_finite(row)
-                self.last = row
-                metric = row[self.monitor]
-                self._remember_best(row, metric)
-                on_row(row)
-            self.schedule.advance(metric)
+
+        def ask(*, in_epoch: bool) -> bool:
+            """Saves where it is time to; whether to stop."""
+            nonlocal saved
+            due = (config.checkpoint_every > 0 or not in_epoch) and (
+                time.perf_counter() - saved >= config.checkpoint_every
+            )
+            save, ends = self.world.agree(due, stop())
             self.seconds = time.perf_counter() - began
-            if time.perf_counter() - saved >= config.checkpoint_every or stop():
+            if save or ends:
                 on_checkpoint()
                 saved = time.perf_counter()
-            if stop():
+            return ends
+
+        while self.step or self.epoch < epochs:
+            if not self.step:
+                if self.best.row and (reason := self._ended()):
+                    return reason
+                self._begin_epoch()
+            for _ in self._train_steps():
+                on_step(self.step)
+                asks = self.world.size == 1 or self.step % ASK_EVERY == 0
+                if asks and self.step < self.steps and ask(in_epoch=True):
+                    return "interrupted"
+            self._end_epoch(on_row)
+            if ask(in_epoch=False):
                 return "interrupted"
         return self._ended() or "epochs"
+
+    def alone(self) -> None:
+        """Leaves the other processes, at the end of training: what is measured from now on, this one measures alone."""
+        self.world = World()
+
+    @property
+    def epochs_done(self) -> int:
+        """Epochs that are over."""
+        return self.epoch - (self.step > 0)
+
+    @property
+    def logged(self) -> bool:
+        """Whether the present epoch becomes a row."""
+        epochs = 1 if self.config.fast_dev_run else self.config.epochs
+        return self.epoch % self.config.log_every == 0 or self.epoch in (1, epochs)
+
+    def _new_totals(self) -> Totals:
+        return Totals(self.objective, self.penalties, task_loss=self.config.task_loss)
+
+    def _begin_epoch(self) -> None:
+        self.epoch += 1
+        self._order_state = self.shuffle.get_state()
+        self._totals = self._new_totals()
+        for penalty in self.penalties:
+            penalty.begin(self.epoch)
+        if self.status:
+            self.status["train"].reset()
+
+    def _end_epoch(self, on_row: Callable[[dict[str, float]], None]) -> None:
+        self.step = 0
+        for penalty in self.penalties:
+            penalty.end(self.epoch)
+        metric = None
+        if self.logged:
+            row = self._row()
+            self._check_finite(row)
+            self.last = row
+            metric = row[self.monitor]
+            self._remember_best(row, metric)
+            on_row(row)
+        if self.config.lr_update == "epoch":
+            self.schedule.advance(metric)
+
+    def _train_steps(self) -> Iterator[None]:
+        """Trains the rest of the epoch; yields after every step."""
+        config, stepper = self.config, self.stepper
+        status = self.status.get("train") if self.logged else None
+        generator = torch.Generator()
+        generator.set_state(self._order_state)
+        # Shuffled on the CPU, so that the order is the same on every device and with any number of processes.
+        order = torch.randperm(len(self.data.train), generator=generator)
+        self.shuffle.set_state(generator.get_state())
+        if not self.data.train.streamed:
+            order = order.to(self.device, non_blocking=True)
+        plan = [self._parts(order, step) for step in range(self.step, 1 if config.fast_dev_run else self.steps)]
+        batches = self.data.train.batches([part for parts in plan for part in parts], self.epoch)
+        mixes = config.mixup > 0 or config.cutmix > 0
+        with self.speed.epoch(self.epoch):
+            for parts in plan:
+                whole = sum(len(part) for part in parts) * self.world.size
+                if self.world.size > 1:
+                    begin = self.step * self.batch_size
+                    whole = min(self.batch_size, len(order) - begin)
+                for number, part in enumerate(parts):
+                    batch = next(batches)
+                    if not len(batch.y):
+                        raise RunFailed("none of the images of a batch can be decoded")
+                    loss, losses, output = stepper.accumulate(
+                        batch.x,
+                        batch.y,
+                        len(part) * self.world.size / whole,
+                        last=number == len(parts) - 1,
+                        mixing=self._mixing(number) if mixes else None,
+                    )
+                    with torch.no_grad():
+                        self._totals.add(loss, losses, output, batch.y, batch.skipped)
+                        if status:
+                            status.update()
+                    self.speed.count(batch.x, batch.y, last=parts is plan[-1])
+                stepper.update()
+                self.step += 1
+                self.last_lr = self.schedule.lr
+                if config.lr_update == "step":
+                    self.schedule.advance()
+                yield
+
+    def _parts(self, order: Tensor, step: int) -> list[Tensor]:
+        """Rows of this process in a step, one tensor per forward and backward pass."""
+        rows = order[step * self.batch_size : (step + 1) * self.batch_size]
+        if self.world.size > 1:
+            rows = rows.tensor_split(self.world.size)[self.world.rank]
+        return [rows] if self.config.accumulate == 1 else list(rows.tensor_split(self.config.accumulate))
+
+    def _mixing(self, part: int) -> torch.Generator:
+        """Random numbers of mixup and cutmix, another source for every pass, so that a resumed run draws the same."""
+        place = (self.config.seed, self.epoch, self.step, self.world.rank, part)
+        return torch.Generator().manual_seed(hash(place) % 2**63)
 
     def evaluate(self, stage: str, split: Split) -> dict[str, Tensor]:
         """Loss, penalties, metrics and status of a split in evaluation mode, as 0-d tensors; no host sync."""
@@ -142,64 +262,83 @@ class Trainer:
         status = self.status.get(stage)
         if status:
             status.reset()
-        totals = _Totals(self)
+        totals = self._new_totals()
         with torch.no_grad():
-            for begin in range(0, len(split), EVALUATION_ROWS):
-                x, y = split.x[begin : begin + EVALUATION_ROWS], split.y[begin : begin + EVALUATION_ROWS]
-                output = self.model(x)
+            for output, y in self.outputs(split):
                 loss = self.objective.loss(output, y)
-                totals.add(loss, [p.loss() for p in self.forward_penalties], output, y)
+                totals.add(loss, [p.loss() for p in self.stepper.in_forward], output, y)
                 if status:
                     status.update()
         self.model.train()
-        return totals.metrics(stage, split)
+        totals.merge(self.world)
+        values = totals.metrics(stage, split)
+        if status:
+            status.merge(self.world)
+            values |= {f"{stage}/jr/{key}": value for key, value in status.compute().items()}
+        return values
 
-    @property
-    def forward_penalties(self) -> list[Penalty]:
-        """The penalties whose loss depends on the forward pass."""
-        return [p for p in self.penalties if p.regularizer.has_loss and not p.regularizer.of_parameters]
+    def outputs(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
+        """Outputs and labels of this process's share of a split, in the mode that the model is in."""
+        size = EVALUATION_ROWS
+        if self.data.images:
+            size = max(2 * -(-self.batch_size // (self.world.size * self.config.accumulate)), 32)
+        begin, end = (len(split) * (self.world.rank + i) // self.world.size for i in (0, 1))
+        rows = [slice(first, min(first + size, end)) for first in range(begin, end, size)]
+        for batch in split.batches(rows):
+            if not len(batch.y):
+                continue
+            with self.stepper.autocast():
+                output = self.stepper.forward(self.stepper.laid_out(batch.x))
+            yield output if self.config.amp == "no" else output.float(), batch.y
 
     def state_dict(self) -> dict[str, Any]:
-        """All that decides how the run goes on: weights, optimiser, schedule, random states, the best so far."""
+        """All that decides how the run goes on; all processes must ask for it together."""
         state = {
             "format": CHECKPOINT_FORMAT,
             "hash": self.config.hash(),
             "epoch": self.epoch,
+            "step": self.step,
             "since_best": self.since_best,
             "seconds": self.seconds,
             "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **self.stepper.state_dict(),
             "schedule": self.schedule.state_dict(),
             "penalties": [penalty.state_dict() for penalty in self.penalties],
-            "ema": self.ema.state_dict() if self.ema else {},
-            "rng": {"cpu": torch.get_rng_state(), "shuffle": self.shuffle.get_state()},
+            "rng": {"cpu": torch.get_rng_state(), "order": self._order_state, "shuffle": self.shuffle.get_state()},
             "best": vars(self.best).copy(),
             "last": self.last,
         }
+        if self.step:
+            state["totals"] = self._totals.state_dict(self.world)
+            state["status"] = self.status["train"].state_dict(self.world) if self.status and self.logged else {}
         if self.device.type == "cuda":
             state["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continues from a state that `state_dict` gave."""
-        self.epoch, self.since_best, self.seconds = state["epoch"], state["since_best"], state["seconds"]
+        """Continues from a state that `state_dict` gave, in whatever number of processes."""
+        self.epoch, self.step = state["epoch"], state["step"]
+        self.since_best, self.seconds = state["since_best"], state["seconds"]
         self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
+        self.stepper.load_state_dict(state)
         self.schedule.load_state_dict(state["schedule"])
         for penalty, saved in zip(self.penalties, state["penalties"], strict=True):
             penalty.load_state_dict(saved)
-        if self.ema:
-            self.ema.load_state_dict(state["ema"])
-        torch.set_rng_state(state["rng"]["cpu"])
+        self._order_state = state["rng"]["order"]
         self.shuffle.set_state(state["rng"]["shuffle"])
-        if self.device.type == "cuda" and "cuda" in state["rng"]:
-            torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+        if self.world.writes:
+            torch.set_rng_state(state["rng"]["cpu"])
+            if self.device.type == "cuda" and "cuda" in state["rng"]:
+                torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
+            # The sums are those of all processes, so one alone goes on from them.
+            if self.step:
+                self._totals.load_state_dict(state["totals"], self.device)
+                if state["status"]:
+                    self.status["train"].load_state_dict(state["status"], self.device)
+        else:
+            torch.manual_seed(hash((self.config.seed, self.epoch, self.step, self.world.rank)) % 2**63)
         self.best = Best(**state["best"])
         self.last = state["last"]
-
-    def weights_are_finite(self) -> bool:
-        """Whether a checkpoint of the present weights would be of use."""
-        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(self._trained()))
 
     def missed_targets(self) -> list[str]:
         """Says which wanted sparsity the present weights are more than 0.05 away from."""
@@ -213,10 +352,6 @@ class Trainer:
                 )
         return found
 
-    def _trained(self) -> list[Tensor]:
-        """What the optimiser trains: the model's parameters, and gates."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
-
     def restore_best(self) -> None:
         """Puts the best weights into the model, and folds into them what a regularizer holds beside them (gates)."""
         self.model.load_state_dict(self.best.weights)
@@ -224,70 +359,30 @@ class Trainer:
             penalty.load_state_dict(saved)
             penalty.regularizer.fold()
 
-    def _train_epoch(self, logged: bool) -> _Totals:
-        config, status = self.config, self.status.get("train") if logged else None
-        if status:
-            status.reset()
-        totals = _Totals(self)
-        # The closed form of a gradient knows nothing of clipping.
-        clipped = [p for p in self.penalties if p.regularizer.of_parameters and p.schedule.clip is not None]
-        in_turn = sorted((p.regularizer for p in self.penalties), key=lambda regularizer: regularizer.turn)
-        by_hand = [r for r in in_turn if r.of_parameters and all(r is not p.regularizer for p in clipped)]
-        trained = self._trained()
-        for x, y in self._batches():
-            self.optimizer.zero_grad(set_to_none=True)
-            output = self.model(x)
-            loss = self.objective.loss(output, y)
-            total = loss if config.task_loss else loss * 0.0
-            losses = []
-            for penalty in self.forward_penalties:
-                if penalty.strength > 0:
-                    value = penalty.loss()
-                    total = total + penalty.strength * value
-                else:
-                    with torch.no_grad():
-                        value = penalty.loss()
-                losses.append(value.detach())
-            for penalty in clipped:
-                if penalty.strength > 0:
-                    total = total + penalty.strength * penalty.loss()
-            total.backward()
-            for regularizer in by_hand:
-                regularizer.add_gradients()
-            if config.grad_clip is not None:
-                nn.utils.clip_grad_norm_(trained, config.grad_clip)
-            self.optimizer.step()
-            for regularizer in in_turn:
-                regularizer.step(self.optimizer)
-            if self.ema:
-                self.ema.update()
-            with torch.no_grad():
-                totals.add(loss.detach(), losses, output.detach(), y)
-                if status:
-                    status.update()
-        return totals
-
-    def _batches(self) -> Iterator[tuple[Tensor, Tensor]]:
-        x, y = self.data.train.x, self.data.train.y
-        # Shuffled on the CPU, so that the order is the same on every device.
-        order = torch.randperm(len(x), generator=self.shuffle).to(self.device, non_blocking=True)
-        size = len(x) if self.config.batch_size == "full" else int(self.config.batch_size)
-        for begin in range(0, len(x), size):
-            rows = order[begin : begin + size]
-            yield x[rows], y[rows]
-            if self.config.fast_dev_run:
-                return
-
-    def _row(self, sums: _Totals) -> dict[str, float]:
-        values = sums.metrics("train", self.data.train)
-        with self.ema.in_place() if self.ema else nullcontext():
+    def _row(self) -> dict[str, float]:
+        """The row of the epoch that is over."""
+        totals = self._totals
+        totals.merge(self.world)
+        values = totals.metrics("train", self.data.train)
+        if self.status:
+            status = self.status["train"]
+            status.merge(self.world)
+            values |= {f"train/jr/{key}": value for key, value in status.compute().items()}
+        self.world.average_buffers(self.model)
+        with self.speed.evaluation(), self.averaged():
             values |= self.evaluate("val", self.data.val) | self._zeros()
+        skipped = {"train/skipped": float(totals.skipped)} if self.config.corrupt == "skip" else {}
         return {
             "epoch": self.epoch,
-            "lr": self.schedule.lr,
+            "lr": self.last_lr,
             **{key: p.strength for key, p in zip(self._strength_keys(), self.penalties, strict=True)},
             **to_floats(values),
+            **skipped,
         }
+
+    def averaged(self) -> Any:
+        """A block in which the model has its averaged weights, where they are averaged."""
+        return self.stepper.ema.in_place() if self.stepper.ema else nullcontext()
 
     def _zeros(self) -> dict[str, Tensor]:
         """Shares of zeros, by unit."""
@@ -334,7 +429,7 @@ class Trainer:
             metric = -math.inf
         first = self.best.epoch < self.settles <= self.epoch
         if metric > self.best.metric or not self.best.row or first:
-            with self.ema.in_place() if self.ema else nullcontext():
+            with self.averaged():
                 weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
                 penalties = copy.deepcopy([penalty.state_dict() for penalty in self.penalties])
             self.best = Best(self.epoch, metric, row, weights, penalties)
@@ -351,69 +446,3 @@ class Trainer:
         if config.patience is not None and self.since_best >= config.patience:
             return "patience"
         return None
-
-
-class _Totals:
-    """Sums over the batches of an epoch, on the device."""
-
-    def __init__(self, trainer: Trainer) -> None:
-        self._trainer = trainer
-        self._rows = 0
-        self._losses: Tensor | float = 0.0
-        self._counts: Tensor | float = 0.0
-        self._targets: list[Tensor] = []
-
-    def add(self, loss: Tensor, penalties: list[Tensor], output: Tensor, y: Tensor) -> None:
-        """Adds a batch: its task loss and penalties count as often as it has rows."""
-        self._rows += len(y)
-        self._losses = self._losses + torch.stack([loss.float(), *(p.float() for p in penalties)]).double() * len(y)
-        self._counts = self._counts + self._trainer.objective.counts(output, y)
-        self._targets.append(y)
-
-    def metrics(self, stage: str, split: Split) -> dict[str, Tensor]:
-        """Means and metrics of all batches under their log keys."""
-        trainer = self._trainer
-        assert isinstance(self._losses, Tensor) and isinstance(self._counts, Tensor)
-        mean = self._losses / self._rows
-        values = {f"{stage}/loss": mean[0]}
-        total = mean[0] if trainer.config.task_loss else mean[0] * 0.0
-        of_forward = dict(zip((p.label for p in trainer.forward_penalties), mean[1:], strict=True))
-        for penalty in trainer.penalties:
-            if not penalty.regularizer.has_loss:
-                continue
-            with torch.no_grad():  # of the weights: as they are now
-                value = of_forward[penalty.label] if penalty.label in of_forward else penalty.loss().double()
-            values[f"{stage}/{penalty.label}"] = value
-            if penalty.schedule.peak > 0:
-                values[f"{stage}/scaled_{penalty.label}"] = penalty.strength * value
-                total = total + penalty.strength * value
-        values[f"{stage}/total_loss"] = total
-        y = split.y if self._rows == len(split) else torch.cat(self._targets)
-        found = trainer.objective.metrics(self._counts, y)
-        values |= {f"{stage}/{name}": value for name, value in found.items()}
-        if stage in trainer.status:
-            values |= {f"{stage}/jr/{key}": value for key, value in trainer.status[stage].compute().items()}
-        return values
-
-
-def to_floats(values: dict[str, Tensor]) -> dict[str, float]:
-    """Fetches 0-d tensors from the device in one transfer."""
-    packed = torch.stack([value.to(torch.float64) for value in values.values()]).tolist()
-    return dict(zip(values, packed, strict=True))
-
-
-def make_optimizer(config: RunConfig, model: nn.Module, more: Sequence[nn.Parameter] = ()) -> torch.optim.Optimizer:
-    """The optimiser that `config` asks for; fused where the device has it (all of CPU and CUDA do).
-
-    Args:
-        config: how to train.
-        model: whose parameters are trained.
-        more: parameters beside the model's (gates), which are never decayed.
-    """
-    groups: Any = parameter_groups(model, config.weight_decay)
-    if more:
-        groups.append({"params": list(more), "weight_decay": 0.0})
-    if config.optimizer == "sgd":
-        return torch.optim.SGD(groups, config.lr, config.momentum, nesterov=config.nesterov, fused=True)
-    kind = torch.optim.AdamW if config.optimizer == "adamw" else torch.optim.Adam
-    return kind(groups, config.lr, weight_decay=0.0, fused=True)

@@ -16,10 +16,11 @@ class Objective:
     | task       | network output | loss                      | metrics        | monitored |
     |------------|----------------|---------------------------|----------------|-----------|
     | binary     | (N, 1) logit   | binary cross-entropy      | acc            | acc       |
-    | multiclass | (N, K) logits  | cross-entropy             | acc            | acc       |
+    | multiclass | (N, K) logits  | cross-entropy             | acc, top5_acc  | acc       |
     | regression | (N, T) values  | mean square, standardised | r2, rmse, mae  | r2        |
 
-    rmse and mae are in the target's own units, averaged over targets; r2 is 1 - SSE / SST, averaged over targets.
+    top5_acc is measured for images of more than five classes. rmse and mae are in the target's own units, averaged over
+    targets; r2 is 1 - SSE / SST, averaged over targets.
 
     Args:
         data: the datamodule whose task it is.
@@ -35,10 +36,12 @@ class Objective:
         self.task = data.task
         self.smoothing = label_smoothing
         self.monitor = "r2" if data.task == "regression" else "acc"
+        self.classes = len(data.classes)
+        self.top5 = data.task == "multiclass" and data.images and self.classes > 5
         self._scale = torch.tensor(data.target_std or (1.0,))
 
     def loss(self, output: Tensor, y: Tensor) -> Tensor:
-        """Mean task loss of a batch, 0-d; `output` (N, K), `y` (N,) or (N, T)."""
+        """Mean task loss of a batch, 0-d; `output` (N, K), `y` (N,), (N, T), or class probabilities (N, K)."""
         if self.task == "binary":
             target = y.to(output.dtype)
             if self.smoothing:
@@ -49,10 +52,13 @@ class Objective:
         return F.mse_loss(output, y)
 
     def counts(self, output: Tensor, y: Tensor) -> Tensor:
-        """Sums over a batch that the metrics are made of: (1,) hits, or (2 * T,) squared and absolute errors."""
+        """Sums over a batch that the metrics are made of: hits, top-5 hits, or (2 * T,) squared and absolute errors."""
         if self.task == "regression":
             error = (output - y).double()
             return torch.cat([error.square().sum(0), error.abs().sum(0)])
+        if self.top5:
+            hits = output.topk(5).indices == y.unsqueeze(1)
+            return torch.stack([hits[:, 0].sum(), hits.sum()]).double()
         return (self.predict(output) == y).sum().double().reshape(1)
 
     def predict(self, output: Tensor) -> Tensor:
@@ -68,11 +74,16 @@ class Objective:
             return torch.cat([1 - p, p], 1)
         return output.softmax(1)
 
-    def metrics(self, counts: Tensor, y: Tensor) -> dict[str, Tensor]:
-        """Metrics over the rows with targets `y` from their summed `counts`; 0-d tensors, no host sync."""
-        n = len(y)
+    def metrics(self, counts: Tensor, y: Tensor, n: int) -> dict[str, Tensor]:
+        """Metrics over `n` rows from their summed `counts`; 0-d tensors, no host sync.
+
+        Args:
+            counts: the sum of `counts` of all batches.
+            y: targets of the rows (used by r2).
+            n: number of rows.
+        """
         if self.task != "regression":
-            return {"acc": counts[0] / n}
+            return dict(zip(("acc", "top5_acc"), counts / n, strict=False))
         sse, sae = counts.chunk(2)
         scale = self._scale.to(counts)
         total = (y - y.mean(0)).double().square().sum(0)
@@ -90,8 +101,10 @@ def chance(data: DataModule) -> float:
     return float(data.val.y.bincount().max()) / len(data.val)
 
 
-def parameter_groups(model: nn.Module, weight_decay: float) -> list[dict[str, object]]:
-    """Parameters for an optimiser: biases and norms (one dimension or none) are never decayed."""
+def parameter_groups(model: nn.Module, weight_decay: float, decay_norms: bool = False) -> list[dict[str, object]]:
+    """Parameters for an optimiser: biases and norms (one dimension or none) are decayed only if asked for."""
+    if decay_norms:
+        return [{"params": list(model.parameters()), "weight_decay": weight_decay}]
     if not weight_decay:
         return [{"params": list(model.parameters())}]
     decayed = [p for p in model.parameters() if p.ndim > 1]

@@ -54,10 +54,17 @@ def option(
     return dataclasses.field(default=default, metadata=meta)
 
 
-def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
+def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str, *, identity: bool = True) -> Any:
     """A field that passes a component's own parameter on: default, bounds and help come from the component."""
     p = next(parameter for parameter in parameters if parameter.name == name)
-    return option(p.default, p.help[0].upper() + p.help[1:], panel, choices=p.choices, bounds=p.bounds)
+    text = p.help[0].upper() + p.help[1:]
+    return option(p.default, text, panel, choices=p.choices, bounds=p.bounds, words=p.words, identity=identity)
+
+
+def redefined(config: type[Any], name: str, default: Any) -> Any:
+    """A field of a base class with another default."""
+    item = next(item for item in dataclasses.fields(config) if item.name == name)
+    return dataclasses.field(default=default, metadata=item.metadata)
 
 
 @functools.cache

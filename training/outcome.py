@@ -10,11 +10,13 @@ from typing import Any
 import numpy as np
 import torch
 
+from regx.data.module import Split
 from regx.training import plots
 from regx.training.build import Experiment
 from regx.training.folder import RunFolder, write_atomically, write_csv
-from regx.training.loop import Trainer, to_floats
+from regx.training.loop import Trainer
 from regx.training.status import StatusTables
+from regx.training.totals import to_floats
 from regx.training.tracking import Tracker
 
 
@@ -66,22 +68,24 @@ def _figures(
         yield "weights", plots.weight_histogram(*trainer.sparsity.arrays(), title=title)
         yield "sparsity", plots.sparsity_bars(weights, title=title)
     if data.task == "regression":
-        output = _outputs(experiment, data.val.x)
+        output, y = _outputs(experiment, data.val)
         mean, scale = np.array(data.target_mean), np.array(data.target_std)
-        true = data.val.y.cpu().numpy() * scale + mean
+        true = y.numpy() * scale + mean
         predicted = output.numpy() * scale + mean
         for target in range(data.output_size):
             name = f"predictions_{target}" if data.output_size > 1 else "predictions"
             yield name, plots.regression_scatter(true[:, target], predicted[:, target], title=f"{title}, validation")
         return
-    predicted = trainer.objective.predict(_outputs(experiment, data.val.x))
+    output, y = _outputs(experiment, data.val)
     count = max(2, len(data.classes))
-    matrix = torch.bincount(data.val.y.cpu() * count + predicted, minlength=count**2).reshape(count, count)
+    predicted = trainer.objective.predict(output)
+    matrix = torch.bincount(y * count + predicted, minlength=count**2).reshape(count, count)
     yield "confusion", plots.confusion_matrix(matrix.numpy(), data.classes, title=f"{title}, validation")
     if data.input_shape == (2,):
 
         def predict(points: np.ndarray) -> np.ndarray:
-            output = _outputs(experiment, torch.as_tensor(points, dtype=torch.float32))
+            x = torch.as_tensor(points, dtype=torch.float32)
+            output, _ = _outputs(experiment, Split(x, torch.zeros(len(x))).to(experiment.device))
             return trainer.objective.probabilities(output).numpy()
 
         splits = {"train": data.train, "val": data.val} | ({"test": data.test} if data.test else {})
@@ -92,10 +96,12 @@ def _figures(
         )
 
 
-def _outputs(experiment: Experiment, x: torch.Tensor) -> torch.Tensor:
+def _outputs(experiment: Experiment, split: Split) -> tuple[torch.Tensor, torch.Tensor]:
+    """Outputs and labels of a split, on the CPU."""
     experiment.model.eval()
     with torch.no_grad():
-        return experiment.model(x.to(experiment.device)).cpu()
+        found = [(output.cpu(), y.cpu()) for output, y in experiment.trainer.outputs(split)]
+    return torch.cat([output for output, _ in found]), torch.cat([y for _, y in found])
 
 
 def _status_figures(table: StatusTables, title: str, max_points: int) -> Iterator[tuple[str, Any]]:

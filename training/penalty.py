@@ -30,6 +30,11 @@ class Penalty:
         self.controller = schedule.controller(epochs)
 
     @property
+    def of_forward(self) -> bool:
+        """Whether its loss depends on the forward pass."""
+        return self.regularizer.has_loss and not self.regularizer.of_parameters
+
+    @property
     def strength(self) -> float:
         """Its strength in this epoch."""
         return self.regularizer.strength

@@ -13,6 +13,7 @@ kept on the device.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 
 from regx.errors import UserError
 from regx.regularizers.preactivations import Preactivations
+from regx.training.distributed import World
 
 DEAD, LINEAR, NONLINEAR, ABSENT = -1, 0, 1, -2
 
@@ -188,6 +190,44 @@ class StatusTracker:
             codes = _codes(~positive, ~nonpositive).cpu().numpy()
             units[: codes.shape[1], list(positions)] = codes.T
         return StatusTables(self._layers, units, torch.cat(self._codes, 1).T.cpu().numpy())
+
+    def state_dict(self, world: World) -> dict[str, Any]:
+        """What all processes have seen together, to go on from; the points of `tables()` are those of this process."""
+        counts = [self._updates, self._points]
+        if world.size > 1:
+            self._reduce()
+            counts = world.sum(torch.tensor(counts, device=self._codes[0].device)).tolist()
+        return {
+            "layers": self._layers,
+            "positions": self._positions,
+            "updates": counts[0],
+            "points": counts[1],
+            # As they are: a sum in other parts is another one in its last digits.
+            "waiting": self._waiting,
+            "waiting_numbers": self._waiting_numbers,
+            "sums": {name: world.sum(value) for name, value in self._sums.items()},
+            "ever_positive": [world.any(state) for state in self._ever_positive],
+            "ever_nonpositive": [world.any(state) for state in self._ever_nonpositive],
+            "codes": self._codes,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
+        """Restores `state_dict()`."""
+        self.reset()
+        self._layers, self._positions = tuple(state["layers"]), tuple(tuple(group) for group in state["positions"])
+        self._updates, self._points = state["updates"], state["points"]
+        self._sums = {name: value.to(device) for name, value in state["sums"].items()}
+        self._ever_positive = [value.to(device) for value in state["ever_positive"]]
+        self._ever_nonpositive = [value.to(device) for value in state["ever_nonpositive"]]
+        self._codes = [codes.to(device) for codes in state["codes"]]
+        self._waiting = [[tuple(t.to(device) for t in group) for group in batch] for batch in state["waiting"]]
+        self._waiting_numbers = state["waiting_numbers"]
+
+    def merge(self, world: World) -> None:
+        """Takes in what the other processes have seen."""
+        if world.size > 1:
+            state = self.state_dict(world)
+            self.load_state_dict(state, state["codes"][0].device)
 
     def _reduce(self) -> None:
         """Folds the waiting extremes into the sums."""

@@ -128,7 +128,7 @@ def test_spellings_of_earlier_scripts(
         (["rectangular", "--depht", "3"], 2, ["--depht", "--depth"]),
         (["rectangular", "--lambda", "-1"], 2, ["--lambda", "-1", "at least 0"]),
         (["rectangular", "--lambda", "nan"], 2, ["--lambda", "nan"]),
-        (["rectangular", "--num_workers", "4"], 2, ["--num-workers", "no worker processes"]),
+        (["rectangular", "--num_workers", "4"], 2, ["--workers", "moons is no set of images"]),
         (["rectangular", "--use_batchnorm=perhaps"], 2, ["--batchnorm", "perhaps"]),
         (["rectangular", "--dataset", "moon"], 2, ["'moon'", "moons"]),
         (["rectangular", "--dataset", "no/such.csv", "--target", "y"], 2, ["no/such.csv"]),
@@ -183,7 +183,7 @@ def test_help_names_every_option_and_default() -> None:
 
 def test_list_and_show_as_json(capsys: pytest.CaptureFixture[str]) -> None:
     listed = json.loads(Done(capsys, "list", "-f", "json").out)
-    assert {"datasets", "models", "regularizers", "schedules"} == set(listed)
+    assert {"augmentations", "datasets", "models", "recipes", "regularizers", "schedules"} == set(listed)
     (shown,) = json.loads(Done(capsys, "show", "jumpstart", "-f", "json").out)
     assert {p["name"] for p in shown["parameters"]} >= {"mode", "aggr", "tie_breaking", "sign_balance", "hook_at"}
 

@@ -33,6 +33,9 @@ class Quiet:
     def started(self, lines: list[str]) -> None:
         self.lines = lines
 
+    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        pass
+
     def row(self, row: dict[str, float], epochs: int) -> None:
         self.rows.append(row)
 

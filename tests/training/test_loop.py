@@ -15,8 +15,8 @@ from regx.regularizers import Jumpstart
 from regx.training.build import Experiment, build
 from regx.training.experiments import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
-from regx.training.loop import make_optimizer
 from regx.training.objective import Objective, chance
+from regx.training.step import make_optimizer
 
 
 def config(**options: Any) -> RectangularConfig:
@@ -94,10 +94,7 @@ def test_training_sums_weigh_a_short_last_batch_right() -> None:
 def test_strength_zero_is_bit_identical_to_no_regularizer() -> None:
     measured = build(config(lambda_=0.0, dropout=0.2))
     fit(measured)
-    plain = build(config(lambda_=0.0, dropout=0.2, log_status=False))
-    for penalty in plain.trainer.penalties:
-        penalty.regularizer.detach()
-    plain.trainer.penalties.clear()
+    plain = build(config(lambda_=0.0, dropout=0.2, log_status=False, regularizer=[]))
     fit(plain)
     for ours, theirs in zip(measured.model.parameters(), plain.model.parameters(), strict=True):
         assert torch.equal(ours, theirs)
@@ -201,7 +198,7 @@ def test_regression_metrics_equal_scikit_learn(targets: int) -> None:
     objective = Objective(data)
     output = torch.randn(10, targets, generator=torch.Generator().manual_seed(1))
     counts = objective.counts(output[:4], data.val.y[:4]) + objective.counts(output[4:], data.val.y[4:])
-    found = {key: value.item() for key, value in objective.metrics(counts, data.val.y).items()}
+    found = {key: value.item() for key, value in objective.metrics(counts, data.val.y, len(data.val)).items()}
     scale = torch.tensor(data.target_std)
     true, predicted = (data.val.y * scale + 5).numpy(), (output * scale + 5).numpy()
     assert found["r2"] == pytest.approx(r2_score(true, predicted), abs=1e-5)
@@ -257,7 +254,7 @@ def test_fast_dev_run_takes_one_step() -> None:
     built = build(config(fast_dev_run=True, epochs=50))
     (row,) = fit(built)
     assert row["epoch"] == 1
-    (state,) = {int(state["step"]) for state in built.trainer.optimizer.state_dict()["state"].values()}
+    (state,) = {int(state["step"]) for state in built.trainer.stepper.optimizer.state_dict()["state"].values()}
     assert state == 1
 
 

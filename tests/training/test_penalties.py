@@ -101,7 +101,8 @@ def test_a_resumed_run_is_the_uninterrupted_run(name: str, tmp_path: Path) -> No
     rest, resumed = fit_in_two(c, 2, tmp_path)
     assert resumed == rows
     assert torch.equal(weights(rest), weights(whole))
-    assert all(torch.equal(a, b) for a, b in zip(rest.trainer.ema.average, whole.trainer.ema.average, strict=True))  # type: ignore[union-attr]
+    averages = [built.trainer.stepper.state_dict()["ema"]["average"] for built in (rest, whole)]
+    assert all(torch.equal(a, b) for a, b in zip(*averages, strict=True))
 
 
 def test_composition_is_the_sum_of_its_parts() -> None:
@@ -202,6 +203,7 @@ def test_best_weights_are_those_of_the_average_and_gates_are_folded(tmp_path: Pa
 
     class Quiet:
         def started(self, lines: list[str]) -> None: ...
+        def step(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
         def row(self, row: dict[str, float], epochs: int) -> None: ...
         def warn(self, message: str) -> None: ...
 
@@ -224,7 +226,9 @@ def test_gates_are_not_decayed() -> None:
     gates = built.trainer.penalties[0].regularizer
     assert isinstance(gates, L0)
     (group,) = [
-        g for g in built.trainer.optimizer.param_groups if any(p is q for p in gates.parameters() for q in g["params"])
+        g
+        for g in built.trainer.stepper.optimizer.param_groups
+        if any(p is q for p in gates.parameters() for q in g["params"])
     ]
     assert group["weight_decay"] == 0.0
 
@@ -325,9 +329,9 @@ def test_clipping_the_gradient_comes_after_all_penalties_and_covers_gates() -> N
 def test_the_average_is_of_the_weights_after_the_proximal_step() -> None:
     built = build(config("l1(prox=true)=100", epochs=1, optimizer="sgd", ema=0.5))
     fit(built)
-    assert built.trainer.ema is not None
+    assert built.trainer.stepper.ema is not None
     names = [name for name, _ in built.model.named_parameters()]
-    zeros = [a for name, a in zip(names, built.trainer.ema.average, strict=True) if name.endswith("weight")]
+    zeros = [a for name, a in zip(names, built.trainer.stepper.ema.average, strict=True) if name.endswith("weight")]
     assert all((a == 0).all() for a in zeros), "all weights were zero after every step"
 
 

@@ -25,6 +25,10 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
+# Of more classes only every n-th is named.
+MAX_NAMES = 40
+
+
 def _cut(name: str, most: int) -> str:
     """Keeps the beginning of a long class name."""
     return name if len(name) <= most else name[: most - 1] + "…"
@@ -69,13 +73,15 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str = ""
                 )
     names = [literal(_cut(str(name), 24)) for name in classes]
     upright = max(map(len, names)) * 0.075 > side / count
-    axes.set_xticks(range(count), names, rotation=90 if upright else 0)
-    axes.set_yticks(range(count), names)
+    shown = range(0, count, math.ceil(count / MAX_NAMES))
+    axes.set_xticks(shown, [names[index] for index in shown], rotation=90 if upright else 0)
+    axes.set_yticks(shown, [names[index] for index in shown])
     axes.set_xlabel("predicted", fontsize=LABEL, color=INK)
     axes.set_ylabel("true", fontsize=LABEL, color=INK)
     style_axes(axes, frame=False)
     axes.tick_params(length=0, labelsize=SMALL if count <= 20 else SMALL - 1)
-    cell_lines(axes, count, count)
+    if count <= MAX_NAMES:
+        cell_lines(axes, count, count)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03)
     style_bar(bar, "share of the true class")
     set_title(axes, title)

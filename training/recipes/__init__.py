@@ -1,0 +1,229 @@
+"""Recipes: named sets of options of `regx resnet`, as somebody published them; a typed option wins over a recipe's.
+
+A recipe may have variants, runs that differ in a few options and are compared with each other (`regx compare`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from regx.registry import Info, Registry
+
+# What stands for the best weights of an earlier variant: {dense}.
+CHECKPOINT = "{%s}"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A published way to train.
+
+    Attributes:
+        name: what a user types.
+        summary: one line.
+        source: where it was published.
+        options: configuration keys and values.
+        variants: name of a run -> the options in which it differs, in the order in which they are trained.
+        alias: another name that is understood.
+    """
+
+    name: str
+    summary: str
+    source: str
+    options: dict[str, Any]
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    alias: str = ""
+
+
+_BRANCHES = "blocks.*.output.conv"
+
+RECIPES = (
+    Recipe(
+        "jumpstart-imagenet",
+        "Plain ResNet-50 without batch normalization and skip connections, kept alive by Jumpstart",
+        "blauigris/jumpstart, README; Riera Molina, Puertas, Pujol, IEEE Access 2025",
+        {
+            "depth": 50,
+            "batchnorm": False,
+            "skip_connections": False,
+            "lambda": 1e-5,
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "weight_decay": 0.0,
+            "lr_schedule": "constant",
+            "lr_warmup": 0,
+            "batch_size": 128,
+            "epochs": 90,
+            "dataset": "imagenet",
+            "augment": ["resized_crop", "flip"],
+        },
+        {
+            "plain": {"lambda": 0.0},
+            "jumpstart": {},
+            "batchnorm": {"lambda": 0.0, "batchnorm": True},
+            "skips": {"lambda": 0.0, "skip_connections": True},
+            "standard": {"lambda": 0.0, "batchnorm": True, "skip_connections": True},
+        },
+        alias="seed002",
+    ),
+    Recipe(
+        "group-l1",
+        "ResNet-18 on CIFAR-10 with no penalty, L1, L2 and group lasso over filters, side by side",
+        "Mohamedsalem80/GroupL1",
+        {
+            "depth": 18,
+            "stem": "32",
+            "dataset": "cifar10",
+            "augment": ["flip", "translate(share=0.1)", "rotate(degrees=14.4)"],
+            "standardize": False,
+            "optimizer": "adam",
+            "lr": 1e-3,
+            "weight_decay": 0.0,
+            "lr_schedule": "plateau",
+            "lr_update": "epoch",
+            "lr_warmup": 0,
+            "lr_gamma": 0.5,
+            "lr_patience": 5,
+            "lr_min": 1e-6,
+            "patience": 15,
+            "batch_size": 512,
+            "epochs": 100,
+            "log_sparsity": "yes",
+        },
+        {
+            "baseline": {},
+            "l1": {"regularizer": ["l1=1e-4"]},
+            "l2": {"regularizer": ["l2=1e-4"]},
+            "group_l1": {
+                "regularizer": [
+                    "group_lasso(groups=filters,layer_type=conv)=1e-3",
+                    "group_lasso(groups=rows,layer_type=linear)=1e-3",
+                ]
+            },
+        },
+        alias="seed000",
+    ),
+    Recipe(
+        "l0-gates",
+        "GoogLeNet on CIFAR-10 with hard concrete gates on the outputs of its branches",
+        "bobondemon/l0_regularization_practice",
+        {
+            "model": "googlenet",
+            "dataset": "cifar10",
+            "augment": ["flip", "resized_crop(low=0.8)"],
+            "optimizer": "adamw",
+            "lr": 1e-3,
+            "weight_decay": 1e-4,
+            "lr_schedule": "multistep",
+            "lr_update": "epoch",
+            "lr_warmup": 0,
+            "lr_milestones": "100,150",
+            "lr_gamma": 0.1,
+            "batch_size": 128,
+            "drop_last": True,
+            "epochs": 180,
+            "regularizer": [f"l0(include={_BRANCHES},noise=sample)=0.5"],
+        },
+        {
+            "dense": {"regularizer": []},
+            "gates": {},
+            "fine_tuned": {
+                "regularizer": [f"l0(include={_BRANCHES},noise=sample,droprate_init=0.05)=10"],
+                "pretrained": CHECKPOINT % "dense",
+                "lr_milestones": "10,60,100,130,160",
+                "lr_gamma": 0.5,
+            },
+        },
+        alias="seed001",
+    ),
+    Recipe(
+        "torchvision-v1",
+        "torchvision's first ImageNet recipe: SGD, a tenth of the rate every 30 of 90 epochs",
+        "pytorch/vision, references/classification; top-1 76.13 with ResNet-50",
+        {
+            "dataset": "imagenet",
+            "augment": ["resized_crop", "flip"],
+            "optimizer": "sgd",
+            "lr": 0.1,
+            "momentum": 0.9,
+            "weight_decay": 1e-4,
+            "decay_norms": True,
+            "lr_schedule": "step",
+            "lr_update": "epoch",
+            "lr_warmup": 0,
+            "lr_cycle_length": 30,
+            "batch_size": 256,
+            "epochs": 90,
+        },
+    ),
+    Recipe(
+        "rsb-a3",
+        "ResNet strikes back, procedure A3: 160 pixels, 100 epochs; AdamW and cross-entropy, not LAMB and binary ones",
+        "after Wightman, Touvron, Jégou 2021, arXiv:2110.00476, table 2, who report 78.1 top-1 with their losses",
+        {
+            "dataset": "imagenet",
+            "image_size": 160,
+            "augment": ["resized_crop", "flip", "trivial"],
+            "mixup": 0.1,
+            "cutmix": 1.0,
+            "optimizer": "adamw",
+            "lr": 0.003,
+            "weight_decay": 0.02,
+            "lr_schedule": "cosine",
+            "lr_update": "step",
+            "lr_warmup": 5,
+            "lr_min": 1e-6,
+            "batch_size": 2048,
+            "epochs": 100,
+        },
+    ),
+    Recipe(
+        "cifar-fast",
+        "A ResNet-18 on CIFAR-10 in few epochs: large batches, one cycle of the rate, label smoothing",
+        "after Page 2018 (DAWNBench) and Jordan 2024, arXiv:2404.00498",
+        {
+            "depth": 18,
+            "stem": "32",
+            "dataset": "cifar10",
+            "augment": ["flip", "crop(padding=4,mode=reflect)", "cutout(size=8)"],
+            "optimizer": "sgd",
+            "lr": 0.4,
+            "momentum": 0.9,
+            "nesterov": True,
+            "weight_decay": 5e-4,
+            "label_smoothing": 0.1,
+            "lr_schedule": "cosine",
+            "lr_update": "step",
+            "lr_warmup": 4,
+            "batch_size": 512,
+            "epochs": 24,
+        },
+    ),
+)
+
+
+def rows() -> Iterable[Info]:
+    """The registry's rows."""
+    for recipe in RECIPES:
+        listed = [f"{key}: {value}" for key, value in recipe.options.items()]
+        variants = [f"{name}: {options or 'as above'}" for name, options in recipe.variants.items()]
+        parts = [recipe.summary + ".", "\n".join(listed), *(["Variants", "\n".join(variants)] if variants else [])]
+        text, facts = "\n\n".join(parts), {"variants": ", ".join(recipe.variants)}
+        yield Info(recipe.name, recipe.summary, f"{__name__}:RECIPES", (), text, recipe.source, facts=facts)
+
+
+REGISTRY = Registry("recipe", Path(__file__).parent, __name__, more=rows)
+
+
+def find(name: str) -> Recipe:
+    """The recipe called `name`.
+
+    Raises:
+        UserError: there is none, with the nearest name.
+    """
+    for recipe in RECIPES:
+        if name in (recipe.name, recipe.alias):
+            return recipe
+    raise AssertionError(REGISTRY[name])  # which raises the error that names the nearest one
