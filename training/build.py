@@ -104,10 +104,7 @@ def build(config: RunConfig, device: torch.device | None = None, world: World | 
     _check_batches(config, data, world)
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
-    options = config.model_options()
-    model = create_model(config.model_name(), input_shape=data.input_shape, output_size=data.output_size, **options).to(
-        device
-    )
+    model = _model(config, data).to(device)
     notes: list[str] = []
     if config.pretrained:
         with world.one_after_the_other():
@@ -123,6 +120,16 @@ def build(config: RunConfig, device: torch.device | None = None, world: World | 
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks
     return Experiment(config, data, model, trainer, device, tuple(notes))
+
+
+def _model(config: RunConfig, data: DataModule) -> nn.Module:
+    name = config.model_name()
+    try:
+        return create_model(name, input_shape=data.input_shape, output_size=data.output_size, **config.model_options())
+    except UserError as error:
+        if error.option == "input_shape":  # which nobody typed
+            raise UserError(f"{data.name} is not for {name}: {error.message}", "dataset") from None
+        raise
 
 
 def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:

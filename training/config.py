@@ -96,7 +96,7 @@ class RunConfig:
         DATA,
         bounds=Bounds(0, 100),
     )
-    stream: str = _data("stream", identity=False)
+    stream: str = _data("stream")
     corrupt: str = _data("corrupt")
     workers: int | Literal["auto"] = _data("workers", identity=False)
     data_seed: int | None = option(

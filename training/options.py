@@ -69,7 +69,7 @@ def redefined(config: type[Any], name: str, default: Any) -> Any:
 
 @functools.cache
 def options_of(config: type[Any]) -> tuple[Option, ...]:
-    """The options of an experiment, model first, in the order of `--help`."""
+    """The options of an experiment in the order of `--help`: the model first, and its weights last of it."""
     found = []
     for item in dataclasses.fields(config):
         note = str(item.type)
@@ -82,4 +82,4 @@ def options_of(config: type[Any]) -> tuple[Option, ...]:
             )
         )
     panels = [MODEL, REGULARIZER, DATA, OPTIMISATION, OUTPUT, HARDWARE]
-    return tuple(sorted(found, key=lambda o: panels.index(o.panel)))
+    return tuple(sorted(found, key=lambda o: (panels.index(o.panel), o.name == "pretrained")))
