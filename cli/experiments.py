@@ -118,13 +118,20 @@ def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
         output.print_config(config, typed["format"])
     elif typed["dry_run"]:
         output.print_plan(config, typed["format"])
-    elif (count := launch.processes(config.devices)) > 1:
-        with progress.waiting("loading PyTorch"):
-            from regx.training import build
-        build.find_device(config.devices)
-        raise typer.Exit(launch.launch(sys.argv[1:], count))
     else:
-        finish(train(config, force=typed["force"]), typed["format"])
+        carry_out(config, typed["format"], force=typed["force"])
+
+
+def carry_out(config: RunConfig, format: str, *, force: bool = False, folder: Path | None = None) -> None:
+    """Trains, in as many processes as the configuration asks for, and prints the result."""
+    count = launch.processes(config.devices)
+    if count == 1:
+        finish(train(config, force=force, folder=folder), format)
+        return
+    with progress.waiting("loading PyTorch"):
+        from regx.training import build
+    build.find_device(config.devices)
+    raise typer.Exit(launch.launch(sys.argv[1:], count))
 
 
 def train(config: RunConfig, *, force: bool = False, folder: Path | None = None) -> dict[str, Any]:

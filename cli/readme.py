@@ -27,11 +27,15 @@ def _cell(value: object) -> str:
 
 
 def _options(config: type[RunConfig]) -> str:
+    """The options of an experiment; of all but the first, those that the first has not, or with another default."""
+    first = next(iter(EXPERIMENTS.values()))
+    told = () if config is first else options_of(first)
+    listed = [option for option in options_of(config) if option not in told]
     parts = []
-    panels = dict.fromkeys(option.panel for option in options_of(config))
+    panels = dict.fromkeys(option.panel for option in listed)
     for panel in panels:
         rows = []
-        for option in options_of(config):
+        for option in listed:
             if option.panel == panel:
                 flag = f"`{option.flag}`" if option.type != "bool" else f"`{option.flag}` / `--no-{option.flag[2:]}`"
                 default = (

@@ -1,5 +1,6 @@
 """`regx resume`: continue a run that was interrupted or killed."""
 
+import dataclasses
 from pathlib import Path
 from typing import Annotated
 
@@ -13,6 +14,14 @@ def resume(
     folder: Annotated[
         Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of the run, as printed when it started.")
     ],
+    devices: Annotated[
+        str | None,
+        typer.Option(
+            "--devices",
+            metavar="TEXT",
+            help="Go on here instead of where it began: cpu, cuda:N, a number of GPUs, cpu:N.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -27,4 +36,6 @@ def resume(
     if not folder.is_dir():
         raise UserError(f"no such run folder: {folder}")
     config = RunFolder(folder).read_config()
-    experiments.finish(experiments.train(config, folder=folder), format)
+    if devices is not None:
+        config = dataclasses.replace(config, devices=devices)
+    experiments.carry_out(config, format, folder=folder)

@@ -32,7 +32,9 @@ def test_the_loop_runs_as_printed() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
-@pytest.mark.parametrize("line", sorted(set(re.findall(r"^(regx rectangular [^#\n]*)", TEXT, flags=re.MULTILINE))))
+@pytest.mark.parametrize(
+    "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet|compare) [^#\n]*)", TEXT, flags=re.MULTILINE)))
+)
 def test_every_training_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*shlex.split(line)[1:], "--dry-run"])

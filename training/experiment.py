@@ -178,7 +178,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
         if finished:
             _save_best(experiment, folder)
-            for text in trainer.missed_targets():
+            for text in [*trainer.missed_targets(), *_left_out(trainer.last)]:
                 observer.warn(text)
             result["test"] = measure_best(experiment, folder, tracker)
             tracker.summary(result["test"])
@@ -217,6 +217,14 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
 
 def _checkpoint(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
     return load_checkpoint(folder.last, config.hash()) if folder.last.is_file() else None
+
+
+def _left_out(row: dict[str, float]) -> list[str]:
+    return [
+        f"{row[key]:.0f} images of the {key.partition('/')[0]} part cannot be decoded and were left out"
+        for key in ("train/skipped", "val/skipped")
+        if row.get(key)
+    ]
 
 
 def _save_best(experiment: Experiment, folder: RunFolder) -> None:

@@ -175,7 +175,8 @@ class Trainer:
         return self.epoch % self.config.log_every == 0 or self.epoch in (1, epochs)
 
     def _new_totals(self) -> Totals:
-        return Totals(self.objective, self.penalties, task_loss=self.config.task_loss)
+        config = self.config
+        return Totals(self.objective, self.penalties, task_loss=config.task_loss, skips=config.corrupt == "skip")
 
     def _begin_epoch(self) -> None:
         self.epoch += 1
@@ -217,10 +218,7 @@ class Trainer:
         mixes = config.mixup > 0 or config.cutmix > 0
         with self.speed.epoch(self.epoch):
             for parts in plan:
-                whole = sum(len(part) for part in parts) * self.world.size
-                if self.world.size > 1:
-                    begin = self.step * self.batch_size
-                    whole = min(self.batch_size, len(order) - begin)
+                whole = min(self.batch_size, len(order) - self.step * self.batch_size)
                 for number, part in enumerate(parts):
                     batch = next(batches)
                     if not len(batch.y):
@@ -264,9 +262,9 @@ class Trainer:
             status.reset()
         totals = self._new_totals()
         with torch.no_grad():
-            for output, y in self.outputs(split):
+            for output, y, skipped in self.outputs(split):
                 loss = self.objective.loss(output, y)
-                totals.add(loss, [p.loss() for p in self.stepper.in_forward], output, y)
+                totals.add(loss, [p.loss() for p in self.stepper.in_forward], output, y, skipped)
                 if status:
                     status.update()
         self.model.train()
@@ -277,8 +275,8 @@ class Trainer:
             values |= {f"{stage}/jr/{key}": value for key, value in status.compute().items()}
         return values
 
-    def outputs(self, split: Split) -> Iterator[tuple[Tensor, Tensor]]:
-        """Outputs and labels of this process's share of a split, in the mode that the model is in."""
+    def outputs(self, split: Split) -> Iterator[tuple[Tensor, Tensor, int]]:
+        """Outputs, labels and left out images of this process's share of a split, in the mode that the model is in."""
         size = EVALUATION_ROWS
         if self.data.images:
             size = max(2 * -(-self.batch_size // (self.world.size * self.config.accumulate)), 32)
@@ -289,7 +287,7 @@ class Trainer:
                 continue
             with self.stepper.autocast():
                 output = self.stepper.forward(self.stepper.laid_out(batch.x))
-            yield output if self.config.amp == "no" else output.float(), batch.y
+            yield output if self.config.amp == "no" else output.float(), batch.y, batch.skipped
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on; all processes must ask for it together."""
@@ -371,13 +369,11 @@ class Trainer:
         self.world.average_buffers(self.model)
         with self.speed.evaluation(), self.averaged():
             values |= self.evaluate("val", self.data.val) | self._zeros()
-        skipped = {"train/skipped": float(totals.skipped)} if self.config.corrupt == "skip" else {}
         return {
             "epoch": self.epoch,
             "lr": self.last_lr,
             **{key: p.strength for key, p in zip(self._strength_keys(), self.penalties, strict=True)},
             **to_floats(values),
-            **skipped,
         }
 
     def averaged(self) -> Any:

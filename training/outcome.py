@@ -21,13 +21,15 @@ from regx.training.tracking import Tracker
 
 
 def measure_best(experiment: Experiment, folder: RunFolder, tracker: Tracker) -> dict[str, float]:
-    """Measures the model, which has its best weights, on every split; writes status.npz, weights.csv and the plots.
+    """Measures the model, which has its best weights, on its splits; writes status.npz, weights.csv and the plots.
 
     Returns:
         The test metrics.
     """
     config, data, trainer = experiment.config, experiment.data, experiment.trainer
-    splits = {"train": data.train, "val": data.val} | ({"test": data.test} if data.test else {})
+    # Of images that are read from files, the training part would cost as much as an epoch.
+    splits = {} if data.train.streamed else {"train": data.train}
+    splits |= {"val": data.val} | ({"test": data.test} if data.test else {})
     measured = {stage: to_floats(trainer.evaluate(stage, split)) for stage, split in splits.items()}
     tables = {stage: trainer.status[stage].tables() for stage in splits if stage in trainer.status}
     save_status(folder.status, tables)
@@ -62,8 +64,9 @@ def _figures(
     title = f"{data.name}, {config.experiment} {config.shape()}, {config.penalty_title()}"
     epoch = trainer.best.epoch
     yield "learning_curves", plots.learning_curves(pandas.read_csv(folder.metrics), title=title, best_epoch=epoch)
-    if "train" in tables:
-        yield from _status_figures(tables["train"], f"{title}, epoch {epoch} (best)", config.plot_points)
+    for stage in list(tables)[:1]:
+        which = "" if stage == "train" else f"{stage}, "
+        yield from _status_figures(tables[stage], f"{title}, {which}epoch {epoch} (best)", config.plot_points)
     if trainer.sparsity:
         yield "weights", plots.weight_histogram(*trainer.sparsity.arrays(), title=title)
         yield "sparsity", plots.sparsity_bars(weights, title=title)
@@ -100,7 +103,7 @@ def _outputs(experiment: Experiment, split: Split) -> tuple[torch.Tensor, torch.
     """Outputs and labels of a split, on the CPU."""
     experiment.model.eval()
     with torch.no_grad():
-        found = [(output.cpu(), y.cpu()) for output, y in experiment.trainer.outputs(split)]
+        found = [(output.cpu(), y.cpu()) for output, y, _ in experiment.trainer.outputs(split)]
     return torch.cat([output for output, _ in found]), torch.cat([y for _, y in found])
 
 

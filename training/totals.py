@@ -21,14 +21,18 @@ class Totals:
         objective: the task.
         penalties: all penalties of the run.
         task_loss: whether the total loss contains the task loss.
+        skips: whether to tell how many images were left out, as they cannot be decoded.
     """
 
-    def __init__(self, objective: Objective, penalties: Sequence[Penalty], *, task_loss: bool) -> None:
+    def __init__(
+        self, objective: Objective, penalties: Sequence[Penalty], *, task_loss: bool, skips: bool = False
+    ) -> None:
         self._objective = objective
         self._penalties = penalties
         self._task_loss = task_loss
+        self._skips = skips
         self._rows = 0
-        self.skipped = 0
+        self._skipped = 0
         self._losses: Tensor | float = 0.0
         self._counts: Tensor | float = 0.0
         self._targets: list[Tensor] = []
@@ -44,7 +48,7 @@ class Totals:
             skipped: images of the batch that could not be decoded.
         """
         self._rows += len(y)
-        self.skipped += skipped
+        self._skipped += skipped
         self._losses = self._losses + torch.stack([loss.float(), *(p.float() for p in penalties)]).double() * len(y)
         self._counts = self._counts + self._objective.counts(output, y)
         if self._objective.task == "regression":
@@ -53,8 +57,8 @@ class Totals:
     def state_dict(self, world: World) -> dict[str, Any]:
         """The sums of all processes together; `load_state_dict` of one process goes on from them."""
         assert isinstance(self._losses, Tensor) and isinstance(self._counts, Tensor)
-        numbers = torch.tensor([self._rows, self.skipped], device=self._losses.device)
-        rows, skipped = world.sum(numbers).tolist() if world.size > 1 else (self._rows, self.skipped)
+        numbers = torch.tensor([self._rows, self._skipped], device=self._losses.device)
+        rows, skipped = world.sum(numbers).tolist() if world.size > 1 else (self._rows, self._skipped)
         return {
             "rows": rows,
             "skipped": skipped,
@@ -64,7 +68,7 @@ class Totals:
 
     def load_state_dict(self, state: dict[str, Any], device: torch.device) -> None:
         """Restores `state_dict()`."""
-        self._rows, self.skipped = state["rows"], state["skipped"]
+        self._rows, self._skipped = state["rows"], state["skipped"]
         self._losses, self._counts = state["losses"].to(device), state["counts"].to(device)
 
     def merge(self, world: World) -> None:
@@ -91,6 +95,8 @@ class Totals:
                 values[f"{stage}/scaled_{penalty.label}"] = penalty.strength * value
                 total = total + penalty.strength * value
         values[f"{stage}/total_loss"] = total
+        if self._skips:
+            values[f"{stage}/skipped"] = total.new_tensor(self._skipped)
         y = torch.cat(self._targets) if self._targets and self._rows < len(split) else split.y
         found = self._objective.metrics(self._counts, y, self._rows)
         return values | {f"{stage}/{name}": value for name, value in found.items()}

@@ -9,27 +9,10 @@ from pathlib import Path
 import pytest
 import yaml
 
-from regx.cli.main import main
 from regx.cli.output import verdict
+from tests.cli.done import Done
 
 SMALL = ["--depth", "3", "--epochs", "3", "--n-samples", "60", "--wandb", "disabled", "--no-plots"]
-
-
-class Done:
-    """Exit code, stdout and stderr of a command run in this process."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *arguments: str) -> None:
-        with pytest.raises(SystemExit) as stop:
-            main(list(arguments))
-        self.code = stop.value.code
-        self.out, self.err = capsys.readouterr()
-
-
-@pytest.fixture(autouse=True)
-def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("REGX_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("NO_COLOR", "1")
 
 
 def test_a_run_prints_results_on_stdout_and_progress_on_stderr(capsys: pytest.CaptureFixture[str]) -> None:
