@@ -173,7 +173,8 @@ class Jumpstart(Regularizer):
         ]
         if self.global_batch and torch.is_grad_enabled() and dist.is_initialized() and dist.get_world_size() > 1:
             for group, violation, (sign, _, _) in zip(groups, violations, constants, strict=True):
-                violation[:, :, : group.units] *= _owned(group.values[:, :, : group.units] * -sign)
+                points = group.values.shape[2] - group.units
+                violation[:, :, : group.units] *= _owned(group.values[:, :, : group.units] * -sign, points)
         if self.aggr == "norm":
             return torch.linalg.vector_norm(torch.cat([violation.sum(1).flatten() for violation in violations]))
         sums = [violation.sum() for violation in violations]
@@ -202,19 +203,21 @@ class Jumpstart(Regularizer):
 
 
 @torch.no_grad()
-def _owned(extremes: Tensor) -> Tensor:
-    """The number of processes where this one has the largest value, else 0.
+def _owned(extremes: Tensor, points: int) -> Tensor:
+    """All points over those of this process where this one has the largest value, else 0.
 
-    Processes average their gradients, so each extreme counts in full in the one batch that holds it.
+    The mean over processes weighs each by its points, so each extreme counts in full in the one batch that holds it.
 
     Args:
         extremes: (L, 2, C) values of this process, the larger the more extreme.
+        points: samples of this process.
     """
-    size = dist.get_world_size()
-    everywhere = [torch.empty_like(extremes) for _ in range(size)]
+    total = torch.tensor(float(points), device=extremes.device)
+    dist.all_reduce(total)
+    everywhere = [torch.empty_like(extremes) for _ in range(dist.get_world_size())]
     dist.all_gather(everywhere, extremes.contiguous())
     owner = torch.stack(everywhere).argmax(0)  # of equal ones the first
-    return (owner == dist.get_rank()).to(extremes) * size
+    return (owner == dist.get_rank()).to(extremes) * (total / points).to(extremes)
 
 
 @functools.lru_cache(maxsize=64)

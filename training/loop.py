@@ -189,6 +189,7 @@ class Trainer:
 
     def _end_epoch(self, on_row: Callable[[dict[str, float]], None]) -> None:
         self.step = 0
+        self.world.average_buffers(self.model)
         for penalty in self.penalties:
             penalty.end(self.epoch)
         metric = None
@@ -206,11 +207,7 @@ class Trainer:
         """Trains the rest of the epoch; yields after every step."""
         config, stepper = self.config, self.stepper
         status = self.status.get("train") if self.logged else None
-        generator = torch.Generator()
-        generator.set_state(self._order_state)
-        # Shuffled on the CPU, so that the order is the same on every device and with any number of processes.
-        order = torch.randperm(len(self.data.train), generator=generator)
-        self.shuffle.set_state(generator.get_state())
+        order = self._order()
         if not self.data.train.streamed:
             order = order.to(self.device, non_blocking=True)
         plan = [self._parts(order, step) for step in range(self.step, 1 if config.fast_dev_run else self.steps)]
@@ -242,12 +239,26 @@ class Trainer:
                     self.schedule.advance()
                 yield
 
+    def _order(self) -> Tensor:
+        """Rows in the order of the present epoch, on the CPU: the same on every device, in any number of processes."""
+        self.shuffle.set_state(self._order_state)
+        return torch.randperm(len(self.data.train), generator=self.shuffle)
+
+    def _targets(self) -> Tensor:
+        """Targets that the epoch was trained on, whichever process had them: R2 depends on which ones those are."""
+        y = self.data.train.y
+        rows = self.batch_size * (1 if self.config.fast_dev_run else self.steps)
+        if self.objective.task != "regression" or rows >= len(y):
+            return y
+        return y[self._order()[:rows].to(y.device)]
+
     def _parts(self, order: Tensor, step: int) -> list[Tensor]:
         """Rows of this process in a step, one tensor per forward and backward pass."""
         rows = order[step * self.batch_size : (step + 1) * self.batch_size]
-        if self.world.size > 1:
-            rows = rows.tensor_split(self.world.size)[self.world.rank]
-        return [rows] if self.config.accumulate == 1 else list(rows.tensor_split(self.config.accumulate))
+        # Parts first, then processes: each part of all processes together is that of one process.
+        parts = [rows] if self.config.accumulate == 1 else list(rows.tensor_split(self.config.accumulate))
+        size, rank = self.world.size, self.world.rank
+        return parts if size == 1 else [part.tensor_split(size)[rank] for part in parts]
 
     def _mixing(self, part: int) -> torch.Generator:
         """Random numbers of mixup and cutmix, another source for every pass, so that a resumed run draws the same."""
@@ -269,7 +280,7 @@ class Trainer:
                     status.update()
         self.model.train()
         totals.merge(self.world)
-        values = totals.metrics(stage, split)
+        values = totals.metrics(stage, split.y)
         if status:
             status.merge(self.world)
             values |= {f"{stage}/jr/{key}": value for key, value in status.compute().items()}
@@ -291,6 +302,8 @@ class Trainer:
 
     def state_dict(self) -> dict[str, Any]:
         """All that decides how the run goes on; all processes must ask for it together."""
+        if self.step:  # at the end of an epoch that was done already
+            self.world.average_buffers(self.model)
         state = {
             "format": CHECKPOINT_FORMAT,
             "hash": self.config.hash(),
@@ -361,12 +374,11 @@ class Trainer:
         """The row of the epoch that is over."""
         totals = self._totals
         totals.merge(self.world)
-        values = totals.metrics("train", self.data.train)
+        values = totals.metrics("train", self._targets())
         if self.status:
             status = self.status["train"]
             status.merge(self.world)
             values |= {f"train/jr/{key}": value for key, value in status.compute().items()}
-        self.world.average_buffers(self.model)
         with self.speed.evaluation(), self.averaged():
             values |= self.evaluate("val", self.data.val) | self._zeros()
         return {

@@ -8,7 +8,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from regx.data.module import Split
 from regx.training.distributed import World
 from regx.training.objective import Objective
 from regx.training.penalty import Penalty
@@ -35,7 +34,6 @@ class Totals:
         self._skipped = 0
         self._losses: Tensor | float = 0.0
         self._counts: Tensor | float = 0.0
-        self._targets: list[Tensor] = []
 
     def add(self, loss: Tensor, penalties: Sequence[Tensor], output: Tensor, y: Tensor, skipped: int = 0) -> None:
         """Adds a batch: its task loss and penalties count as often as it has rows.
@@ -51,8 +49,6 @@ class Totals:
         self._skipped += skipped
         self._losses = self._losses + torch.stack([loss.float(), *(p.float() for p in penalties)]).double() * len(y)
         self._counts = self._counts + self._objective.counts(output, y)
-        if self._objective.task == "regression":
-            self._targets.append(y)
 
     def state_dict(self, world: World) -> dict[str, Any]:
         """The sums of all processes together; `load_state_dict` of one process goes on from them."""
@@ -77,8 +73,13 @@ class Totals:
             state = self.state_dict(world)
             self.load_state_dict(state, state["losses"].device)
 
-    def metrics(self, stage: str, split: Split) -> dict[str, Tensor]:
-        """Means and metrics of all batches under their log keys, as 0-d tensors; no host sync."""
+    def metrics(self, stage: str, y: Tensor) -> dict[str, Tensor]:
+        """Means and metrics of all batches under their log keys, as 0-d tensors; no host sync.
+
+        Args:
+            stage: `train`, `val` or `test`.
+            y: (N,) or (N, T) targets of all batches, in any order.
+        """
         assert isinstance(self._losses, Tensor) and isinstance(self._counts, Tensor)
         mean = self._losses / self._rows
         values = {f"{stage}/loss": mean[0]}
@@ -97,7 +98,6 @@ class Totals:
         values[f"{stage}/total_loss"] = total
         if self._skips:
             values[f"{stage}/skipped"] = total.new_tensor(self._skipped)
-        y = torch.cat(self._targets) if self._targets and self._rows < len(split) else split.y
         found = self._objective.metrics(self._counts, y, self._rows)
         return values | {f"{stage}/{name}": value for name, value in found.items()}
 

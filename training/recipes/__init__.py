@@ -116,6 +116,7 @@ RECIPES = (
             "optimizer": "adamw",
             "lr": 1e-3,
             "weight_decay": 1e-4,
+            "decay_norms": True,
             "lr_schedule": "multistep",
             "lr_update": "epoch",
             "lr_warmup": 0,
