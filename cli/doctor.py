@@ -105,8 +105,8 @@ def _data_folder(data_dir: Path | None) -> str:
     folder.mkdir(parents=True, exist_ok=True)
     if not os.access(folder, os.W_OK):
         raise RuntimeError(f"{folder} is not writable; set REGX_DATA or --data-dir")
-    count = sum(1 for path in folder.rglob("*") if path.is_file())
-    return f"{folder} ({count} files)"
+    found = sorted(path.name for path in folder.iterdir())  # not what lies in them: that may be a million images
+    return f"{folder} ({', '.join(found[:8]) or 'empty'}{', ...' if len(found) > 8 else ''})"
 
 
 def _disk() -> str:
