@@ -32,6 +32,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/jumpstart_step.py
 	$(BIN)/python benchmarks/penalties_step.py
 	$(BIN)/python benchmarks/gates_step.py
+	$(BIN)/python benchmarks/resnet_step.py
 
 picture: .venv/installed
 	$(BIN)/python docs/rescue.py

@@ -133,6 +133,8 @@ class Preactivations:
             series, -1 for (N, T, C) transformers.
         tie_breaking: which of several equal extremes receives the gradient: `single` the first one, `average` all of
             them equally, `random` one drawn uniformly (by a generator of its own, so the global one is left alone).
+        differentiable: whether the extremes shall have a gradient in a forward pass that has one. Without it, and in
+            forward passes without gradients, nothing but the extremes is looked for, which costs a third.
 
     Raises:
         UserError: an argument is not legal, or the model has nothing to hook.
@@ -148,6 +150,7 @@ class Preactivations:
         skip_downsample: bool = False,
         unit_dim: int = 1,
         tie_breaking: TieBreaking = "single",
+        differentiable: bool = True,
     ) -> None:
         _check_choice("hook_at", hook_at, get_args(HookAt))
         _check_choice("tie_breaking", tie_breaking, get_args(TieBreaking))
@@ -156,6 +159,7 @@ class Preactivations:
         self.hook_at = hook_at
         self.tie_breaking = tie_breaking
         self.unit_dim = unit_dim
+        self.differentiable = differentiable
         names = [name for name in modules_by_name(model) if not (skip_downsample and "downsample" in name)]
         modules = modules_by_name(model)
         if hook_at == "activation":
@@ -209,7 +213,8 @@ class Preactivations:
     def extremes(self) -> Extremes:
         """Extremes of the last forward pass: computed once, then kept; the pre-activations themselves are released.
 
-        The result is differentiable where the forward pass was, whatever the gradient mode of the caller.
+        The result is differentiable where the forward pass was (and `differentiable` is set), whatever the gradient
+        mode of the caller.
 
         Raises:
             UserError: there was no forward pass since the hooks were set, or it reached none of the hooked modules, or
@@ -251,7 +256,7 @@ class Preactivations:
 
     def _start(self) -> None:
         self._recording = True
-        self._with_grad = torch.is_grad_enabled()
+        self._with_grad = self.differentiable and torch.is_grad_enabled()
         self._entries = []
         self._extremes = None
 
@@ -275,6 +280,8 @@ class Preactivations:
 
     def _reduce_one(self, x: Tensor, overwritten: bool) -> Tensor:
         """(2, C + N) of a tensor with more than two dimensions."""
+        if not (self.differentiable and torch.is_grad_enabled() and x.requires_grad):
+            return _spatial_values(x.detach(), self.unit_dim)
         if self.tie_breaking == "average":
             x = x.clone() if overwritten else x
             x = widened(x)
@@ -401,6 +408,14 @@ class _StackedExtremes(torch.autograd.Function):
             dim = (1, 2, 1, 2)[i]
             total = total.scatter_add_(dim, indices[i].unsqueeze(dim), grads[i].unsqueeze(dim))
         return total, None
+
+
+def _spatial_values(x: Tensor, unit_dim: int) -> Tensor:
+    """Extremes (2, C + N) of one tensor with more than two dimensions, without the places where they are."""
+    flat = x.movedim(unit_dim, 1).flatten(2)
+    highest, lowest = flat.amax(2), flat.amin(2)
+    found = torch.cat([highest.amax(0), highest.amax(1), lowest.amin(0), lowest.amin(1)])
+    return widened(found.unflatten(0, (2, -1)))
 
 
 class _SpatialExtremes(torch.autograd.Function):

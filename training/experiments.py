@@ -94,7 +94,7 @@ class ResNetConfig(RunConfig):
     epochs: int = _shared("epochs", 90)
     batch_size: int | Literal["full"] = _shared("batch_size", 128)
     optimizer: str = _shared("optimizer", "adamw")
-    lr: float = _shared("lr", 0.001)
+    lr: float = _shared("lr", 0.0003)
     weight_decay: float = _shared("weight_decay", 0.01)
     lr_schedule: str = _shared("lr_schedule", "cosine")
     lr_update: str = _shared("lr_update", "step")

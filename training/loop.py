@@ -224,6 +224,7 @@ class Trainer:
                         batch.x,
                         batch.y,
                         len(part) * self.world.size / whole,
+                        first=number == 0,
                         last=number == len(parts) - 1,
                         mixing=self._mixing(number) if mixes else None,
                     )

@@ -24,7 +24,7 @@ class Stepper:
     """Trains a model step by step.
 
         for x, y in parts_of_the_batch:
-            stepper.accumulate(x, y, weight, last=...)
+            stepper.accumulate(x, y, weight, first=..., last=...)
         stepper.update()
 
     Args:
@@ -82,7 +82,7 @@ class Stepper:
         return x.contiguous(memory_format=layout)
 
     def accumulate(
-        self, x: Tensor, y: Tensor, weight: float, *, last: bool, mixing: torch.Generator | None = None
+        self, x: Tensor, y: Tensor, weight: float, *, first: bool, last: bool, mixing: torch.Generator | None = None
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         """Forward and backward pass over a part of the batch.
 
@@ -90,6 +90,8 @@ class Stepper:
             x: inputs.
             y: labels or targets.
             weight: share of the part in the whole batch, times the number of processes, as their mean is taken.
+            first: whether it is the first part: the gradients of the last step are dropped only now, as memory that is
+                given back before the forward pass would have to be had anew in it.
             last: whether it is the last part: only then do processes exchange gradients.
             mixing: source of the random numbers of mixup and cutmix; None where neither is asked for.
 
@@ -122,6 +124,8 @@ class Stepper:
             for penalty in self._clipped if last else ():
                 if penalty.strength > 0:
                     total = total + penalty.strength * penalty.loss()
+            if first:
+                self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(total).backward()
         return loss.detach(), losses, output.detach()
 
@@ -146,7 +150,6 @@ class Stepper:
                 regularizer.step(self.optimizer)
             if self.ema:
                 self.ema.update()
-        self.optimizer.zero_grad(set_to_none=True)
 
     def weights_are_finite(self) -> bool:
         """Whether a checkpoint of the present weights would be of use."""

@@ -104,7 +104,7 @@ def test_measuring_puts_everything_back() -> None:
         penalty.begin(1)
     batch = next(built.data.train.batches([slice(0, 16)], 1))
     for last in (False, True):
-        trainer.stepper.accumulate(batch.x, batch.y, 0.5, last=last)
+        trainer.stepper.accumulate(batch.x, batch.y, 0.5, first=not last, last=last)
     before = state(built)
     assert all(gradient is not None for gradient in before["grads"])
     trainer.speed.count(batch.x, batch.y, last=False)

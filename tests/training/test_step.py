@@ -186,7 +186,7 @@ def test_fp16_skips_a_step_with_infinite_gradients() -> None:
     weights = list(built.model.parameters())
 
     def step() -> list[Tensor]:
-        stepper.accumulate(x, y, 1.0, last=True)
+        stepper.accumulate(x, y, 1.0, first=True, last=True)
         stepper.update()
         return [p.detach().clone() for p in weights]
 
@@ -209,7 +209,7 @@ def test_mixed_labels(mixup: float, cutmix: float, smoothing: float) -> None:
     hits, losses, rows = 0.0, 0.0, 0
 
     def checking(
-        x: Tensor, y: Tensor, weight: float, *, last: bool, mixing: torch.Generator | None = None
+        x: Tensor, y: Tensor, weight: float, *, first: bool, last: bool, mixing: torch.Generator | None = None
     ) -> tuple[Tensor, list[Tensor], Tensor]:
         nonlocal hits, losses, rows
         assert mixing is not None
@@ -223,7 +223,7 @@ def test_mixed_labels(mixup: float, cutmix: float, smoothing: float) -> None:
         hits += (output.argmax(1) == y).sum().item()
         losses += -(target * output.log_softmax(1)).sum().item()
         rows += len(y)
-        return inner(x, y, weight, last=last, mixing=mixing)
+        return inner(x, y, weight, first=first, last=last, mixing=mixing)
 
     built.trainer.stepper.accumulate = checking  # type: ignore[method-assign]
     (row,) = fit(built)
