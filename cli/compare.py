@@ -1,7 +1,6 @@
 """`regx compare`: the variants of a recipe, trained one after the other and shown side by side."""
 
 import inspect
-import json
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +12,7 @@ from regx.errors import RunFailed, UserError
 from regx.training import launch, recipes
 from regx.training.config import RunConfig
 from regx.training.experiments import ResNetConfig
-from regx.training.options import OUTPUT
+from regx.training.options import OUTPUT, options_of
 
 EPILOG = """Examples:
 
@@ -68,10 +67,11 @@ def add_to(app: typer.Typer) -> None:
 
 
 def run(typed: dict[str, Any]) -> None:
-    """Trains the variants in turn; one that fails does not stop the others."""
+    """Trains the variants in turn; one that fails does not stop the others, and one that was interrupted goes on."""
     output.check_format(typed["format"])
     recipe = recipes.find(typed["recipe"])
     chosen = _chosen(recipe, typed["variant"] or [])
+    _refuse_sameness(recipe, chosen, typed)
     configs: dict[str, RunConfig] = {}
     for name in chosen:
         base = recipe.options | recipe.variants[name]
@@ -93,19 +93,30 @@ def run(typed: dict[str, Any]) -> None:
     results = {}
     for name, config in configs.items():
         print(f"{recipe.name}: {name} ({len(results) + 1} of {len(configs)})", file=sys.stderr)
+        folder = Path(config.run_dir) / config.run_name()
+        begun = (folder / "checkpoints" / "last.pt").is_file() and not typed["force"]
         try:
-            results[name] = experiments.train(config, force=typed["force"])
-        except RunFailed as failure:
-            results[name] = {"status": "failed", "error": failure.message}
+            results[name] = experiments.train(config, force=typed["force"], folder=folder if begun else None)
+        except UserError as failure:
+            results[name] = {"status": "failed", "error": str(failure)}
         if results[name]["status"] == "interrupted":
-            experiments.finish(results[name], typed["format"])
-    if typed["format"] == "json":
-        print(json.dumps(results, indent=2))
-    else:
-        _print(recipe.name, results)
+            break
+    _print(recipe.name, results, typed["format"])
+    if any(result["status"] == "interrupted" for result in results.values()):
+        print("interrupted; the same command goes on", file=sys.stderr)
+        raise typer.Exit(130)
     failed = [f"{name}: {result['error']}" for name, result in results.items() if result["status"] == "failed"]
     if failed:
         raise RunFailed("; ".join(failed))
+
+
+def _refuse_sameness(recipe: recipes.Recipe, chosen: list[str], typed: dict[str, Any]) -> None:
+    """Refuses a typed option that would make variants the same that differ in it."""
+    for item in options_of(ResNetConfig):
+        if typed.get(item.name) not in (None, []) and any(item.key in recipe.variants[name] for name in chosen):
+            raise UserError(
+                f"is what the variants of {recipe.name} differ in; use `regx resnet` for another", item.name
+            )
 
 
 def _with_variants() -> list[str]:
@@ -121,7 +132,12 @@ def _chosen(recipe: recipes.Recipe, wanted: list[str]) -> list[str]:
     return [name for name in recipe.variants if name in wanted or not wanted]
 
 
-def _print(title: str, results: dict[str, dict[str, Any]]) -> None:
+def _print(title: str, results: dict[str, dict[str, Any]], format: str) -> None:
+    if format == "json":
+        from regx.training.folder import to_json
+
+        print(to_json(results), end="")
+        return
     shown = [
         heading
         for heading, (part, key) in COLUMNS.items()

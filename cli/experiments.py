@@ -131,6 +131,8 @@ def carry_out(config: RunConfig, format: str, *, force: bool = False, folder: Pa
     with progress.waiting("loading PyTorch"):
         from regx.training import build
     build.find_device(config.devices)
+    if "-" in sys.argv:
+        raise UserError("- is read once, but several processes need it; give a file", "config")
     raise typer.Exit(launch.launch(sys.argv[1:], count))
 
 

@@ -63,9 +63,7 @@ def list_(
 
 
 def show(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="Dataset, model, regularizer or schedule.", autocompletion=_names)
-    ],
+    name: Annotated[str, typer.Argument(metavar="NAME", help="A name that `regx list` shows.", autocompletion=_names)],
     format: Format = "table",
 ) -> None:
     """Show one of them: what it is, its parameters with bounds, and where it comes from."""

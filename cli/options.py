@@ -122,9 +122,10 @@ def _help(item: Option) -> str:
     if item.bounds:
         text += f" ({item.bounds})"
     if item.type == "bool":
-        default = "yes" if item.default else "no"
+        default = "yes" if item.default or item.means else "no"
     else:
-        default = ", ".join(item.default) if isinstance(item.default, list) else item.default
+        default = item.means if item.default is None else item.default
+        default = ", ".join(default) if isinstance(default, list) else default
     return text if default in (None, "") else f"{text} [dim]\\[default: {default}][/dim]"
 
 

@@ -104,9 +104,9 @@ def print_plan(config: RunConfig, format: str) -> None:
         )
         return
     changed = [
-        [o.flag, getattr(config, o.name), o.default]
+        [o.flag, getattr(config, o.name), o.means if o.default is None else o.default]
         for o in options_of(type(config))
-        if getattr(config, o.name) != o.default
+        if not config.is_default(o)
     ]
     if changed:
         print_table("options that differ from their defaults", ["option", "value", "default"], changed)

@@ -38,11 +38,9 @@ def _options(config: type[RunConfig]) -> str:
         for option in listed:
             if option.panel == panel:
                 flag = f"`{option.flag}`" if option.type != "bool" else f"`{option.flag}` / `--no-{option.flag[2:]}`"
-                default = (
-                    {True: "yes", False: "no"}.get(option.default, option.default)
-                    if option.type == "bool"
-                    else option.default
-                )
+                default = option.means if option.default is None else option.default
+                if option.type == "bool":
+                    default = "yes" if default else "no"
                 shown = (
                     ""
                     if default is None or default == []

@@ -40,18 +40,30 @@ AUGMENTATIONS = Registry("augmentation", Path(__file__).parent / "augmentation",
 
 OPTIONS = (
     Parameter(
-        "seed", "int", 42, "Seeds the split, the subset, and the rows of a toy set.", bounds=Bounds(0, 2**32 - 1)
+        "seed",
+        "int",
+        42,
+        "Seeds the split, the subset, augmentation, and the rows of a toy set.",
+        bounds=Bounds(0, 2**32 - 1),
     ),
     Parameter("n_samples", "int", 1000, "Rows of a toy set, all parts together.", bounds=Bounds(4, 10_000_000)),
     Parameter("noise", "float", 0.1, "Standard deviation of a toy set's Gaussian noise.", bounds=Bounds(0, 100)),
     Parameter(
         "val_size",
         "float",
-        0.2,
-        "Share of all rows that validate; of the training images, for images.",
+        None,
+        "Share of all rows that validate (default 0.2; of images 0.1 of the training part).",
         bounds=Bounds(above=0, high=0.9),
+        optional=True,
     ),
-    Parameter("test_size", "float", 0.2, "Share of all rows kept for the test; 0 for none.", bounds=Bounds(0, 0.9)),
+    Parameter(
+        "test_size",
+        "float",
+        None,
+        "Share of all rows kept for the test (default 0.2); 0 for none.",
+        bounds=Bounds(0, 0.9),
+        optional=True,
+    ),
     Parameter(
         "standardize",
         "bool",
@@ -75,7 +87,12 @@ OPTIONS = (
         choices=("auto", "classification", "regression"),
     ),
     Parameter(
-        "subset", "int", None, "Use at most this many rows, classes in proportion.", bounds=Bounds(1), optional=True
+        "subset",
+        "int",
+        None,
+        "Use at most this many rows, classes in proportion; of images this many of the training and of the test part.",
+        bounds=Bounds(1),
+        optional=True,
     ),
 )
 
@@ -203,10 +220,8 @@ def _images(name: str, row: Info | None, values: dict[str, Any]) -> DataModule:
         collection = row.load()(data_folder(values["data_dir"]), **own)
     else:
         collection = _own_folder(name)
-    defaults = {parameter.name: parameter.default for parameter in OPTIONS}
     kept = ("seed", "val_size", "test_size", "standardize", "subset", *(option.name for option in IMAGE_OPTIONS))
-    changed = [option for option in ("val_size", "test_size") if values[option] != defaults[option]]
-    return pictures.assemble(name, collection, fixed=changed, **{option: values[option] for option in kept})
+    return pictures.assemble(name, collection, **{option: values[option] for option in kept})
 
 
 def _own_folder(name: str) -> Collection:
@@ -249,7 +264,7 @@ def _refuse_idle(name: str, row: Info | None, values: dict[str, Any]) -> None:
             raise UserError(f"{name} is a {own} set", "task")
     if values["protocol"] == "paper":
         for option in ("val_size", "test_size"):
-            if values[option] != defaults[option]:
+            if values[option] is not None:
                 raise UserError("the paper protocol fixes the split; leave it out or use protocol standard", option)
 
 

@@ -18,8 +18,8 @@ def assemble(
     table: Table,
     *,
     seed: int,
-    val_size: float,
-    test_size: float,
+    val_size: float | None,
+    test_size: float | None,
     standardize: bool,
     protocol: str,
     subset: int | None,
@@ -56,7 +56,8 @@ def assemble(
         if paper:
             parts = splits.paper_split(len(rows), table.paper_val_size)
         else:
-            parts = splits.split(labels, len(rows), val_size=val_size, test_size=test_size, seed=seed)
+            val_share, test_share = (splits.SHARE if size is None else size for size in (val_size, test_size))
+            parts = splits.split(labels, len(rows), val_size=val_share, test_size=test_share, seed=seed)
     except UserError as error:
         raise UserError(f"{name}: {error.message}") from error
     if paper:

@@ -89,7 +89,7 @@ def decode(files: np.ndarray, size: int, corrupt: str) -> tuple[np.ndarray, np.n
         those left out, if any.
 
     Raises:
-        RunFailed: a file cannot be decoded and `corrupt` is `error`.
+        RunFailed: a file cannot be decoded and `corrupt` is `error`, or none can.
     """
     images = np.empty((len(files), size, size, 3), dtype=np.uint8)
 
@@ -109,6 +109,8 @@ def decode(files: np.ndarray, size: int, corrupt: str) -> tuple[np.ndarray, np.n
     first = os.fsdecode(files[broken[0]])
     if corrupt == "error":
         raise cannot(first, failures[broken[0]])
+    if len(broken) == len(files):
+        raise none_can(len(files), first, failures[0])
     kept = np.setdiff1d(np.arange(len(files)), broken)
     note = f"left out {len(broken)} of {len(files)} images that cannot be decoded, the first {first}"
     return images[kept], kept, note
@@ -117,6 +119,11 @@ def decode(files: np.ndarray, size: int, corrupt: str) -> tuple[np.ndarray, np.n
 def cannot(file: str, why: str) -> RunFailed:
     """The error of an image that cannot be decoded."""
     return RunFailed(f"cannot decode {file}: {why}; --corrupt skip leaves such images out")
+
+
+def none_can(count: int, file: str, why: str) -> RunFailed:
+    """The error of a part of a set without an image that can be decoded; `file` is its first."""
+    return RunFailed(f"none of {count} images can be decoded, the first {file}: {why}")
 
 
 def reason(error: BaseException) -> str:

@@ -36,7 +36,7 @@ def fake(
         folder: data folder; nothing is read or written there.
         n_samples: images in all parts together.
         image_size: side in pixels; 32 by default.
-        seed: seeds patterns and noise (and the split).
+        seed: seeds patterns and noise (and the split and augmentation).
         classes: number of classes.
     """
     import numpy as np

@@ -57,7 +57,7 @@ class Split:
         return dataclasses.replace(self, x=self.x.to(device), y=self.y.to(device))
 
     def sample(self, count: int) -> Tensor:
-        """The first `count` inputs as in evaluation, float32, (count, ...); fewer where images were left out."""
+        """The first `count` inputs as in evaluation, float32, (count, ...); fewer where there are fewer."""
         return next(self.batches([slice(0, count)])).x
 
     def batches(self, rows: Iterable[Tensor | slice], epoch: int | None = None) -> Iterator[Batch]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from regx.data.resident import ImageSplit
     from regx.data.streamed import StreamedSplit
 
+VAL_SHARE = 0.1  # of the training images that validate by default
 FILE_SIZE = 224  # default side of images that come as files
 STREAM_BYTES = 2_000_000_000  # more than this, decoded, stays in its files
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))  # mean and std of its training images in [0, 1]
@@ -66,9 +66,8 @@ def assemble(
     collection: Collection,
     *,
     seed: int,
-    val_size: float,
-    test_size: float,
-    fixed: Sequence[str],
+    val_size: float | None,
+    test_size: float | None,
     standardize: bool,
     subset: int | None,
     image_size: int | None,
@@ -82,7 +81,8 @@ def assemble(
     Args:
         name: what the user typed.
         collection: the images.
-        fixed: which of `val_size` and `test_size` the user set, so that they must have an effect.
+        val_size: share of the training images; None for the set's own part, else `VAL_SHARE`.
+        test_size: share of the training images; None for the set's own part, else `splits.SHARE`.
 
     The other options are those of `regx.data.create`.
 
@@ -90,12 +90,12 @@ def assemble(
         UserError: too few images, or an option that does not fit.
         RunFailed: an image cannot be decoded.
     """
-    from regx.data.augmentation.pipeline import parse
+    from regx.data.augmentation.pipeline import parse, try_out
     from regx.data.module import DataModule
 
     steps = parse(augment)
     notes = [f"{name}: read from {collection.where}"] if collection.where else []
-    train, val, test = _parts(name, collection, seed, val_size, test_size, fixed, subset, notes)
+    train, val, test = _parts(name, collection, seed, val_size, test_size, subset, notes)
     parts = [train, val, *([test] if test else [])]
     size = image_size or collection.size
     if train.x.ndim == 1:
@@ -112,6 +112,8 @@ def assemble(
         for option, idle in changed.items():
             if idle:
                 raise UserError(f"the images of {name} are no files; leave it out", option)
+    height, width = train.x.shape[1:3] if size is None else (size, size)
+    try_out(steps, 3 if train.x.ndim == 1 else train.x.shape[3], height, width)
     if streamed:
         assert size is not None
         made = _streamed(parts, size, steps, standardize, seed, workers, corrupt)
@@ -135,15 +137,14 @@ def _parts(
     name: str,
     collection: Collection,
     seed: int,
-    val_size: float,
-    test_size: float,
-    fixed: Sequence[str],
+    val_size: float | None,
+    test_size: float | None,
     subset: int | None,
     notes: list[str],
 ) -> tuple[Pictures, Pictures, Pictures | None]:
     """Training, validation and test images, after `subset`."""
-    for option, part in (("val_size", collection.val), ("test_size", collection.test)):
-        if option in fixed and part is not None:
+    for option, given, part in (("val_size", val_size, collection.val), ("test_size", test_size, collection.test)):
+        if given is not None and part is not None:
             raise UserError(f"{name} has such a part of its own; leave it out", option)
     train, val, test = (
         None if part is None else _subset(part, subset, seed)
@@ -153,15 +154,16 @@ def _parts(
     if subset is not None and subset > len(train.y):
         notes.append(f"subset={subset}: there are only {len(train.y)} training images, all of them are used")
     if val is None:
-        share = 0.0 if test is not None else test_size
+        val_share = VAL_SHARE if val_size is None else val_size
+        test_share = 0.0 if test is not None else splits.SHARE if test_size is None else test_size
         n = len(train.y)
         spare = sum(count - 1 for count in Counter(train.y.tolist()).values())
         labels = train.y
-        if spare < round(val_size * n) + round(share * n):
+        if spare < round(val_share * n) + round(test_share * n):
             labels = None
             notes.append(f"{n} images are too few to have every class in training: split without regard to classes")
         try:
-            parts = splits.split(labels, n, val_size=val_size, test_size=share, seed=seed)
+            parts = splits.split(labels, n, val_size=val_share, test_size=test_share, seed=seed)
         except UserError as error:
             raise UserError(f"{name}: {error.message}") from error
         if test is None and len(parts.test):

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 PAPER_SEED = 42
+SHARE = 0.2  # of all rows that validate, and that test, by default
 
 
 @dataclass(frozen=True, eq=False)

@@ -69,9 +69,25 @@ class StreamedSplit(Split):
         return 3, self.size, self.size
 
     def sample(self, count: int) -> Tensor:
-        """The first `count` inputs as in evaluation; starts no worker."""
-        images = self._images()
-        return self._batch(_collate([images[row, 0] for row in range(min(count, len(self)))], self.size), None).x
+        """The first `count` inputs that can be decoded, as in evaluation; starts no worker.
+
+        Raises:
+            RunFailed: an image before them cannot be decoded and `corrupt` is `error`, or none can.
+        """
+        images, good, failures = self._images(), [], []
+        for row in range(len(self)):
+            if len(good) == count:
+                break
+            item = images[row, 0]
+            if isinstance(item[1], np.ndarray):
+                good.append(item)
+                continue
+            failures.append(item[1])
+            if self.corrupt == "error":
+                raise decoding.cannot(*item[1])
+        if failures and not good:
+            raise decoding.none_can(len(self), *failures[0])
+        return self._batch(_collate(good, self.size), None).x
 
     def batches(self, rows: Iterable[Tensor | slice], epoch: int | None = None) -> Iterator[Batch]:
         """Yields one batch per entry of `rows`; see `Split.batches`. A batch may lose rows, even all, to `corrupt`.

@@ -26,6 +26,12 @@ class RunFailed(UserError):
     exit_code = 1
 
 
+class LostContact(RunFailed):
+    """Another process of the run has died; the run goes on from its checkpoint. Exit code 75 (a temporary failure)."""
+
+    exit_code = 75
+
+
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Returns `"; did you mean 'moons'?"`, or the known names where none is near, or nothing where there are many."""
     known = list(known)

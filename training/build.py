@@ -84,13 +84,16 @@ _DATA_OPTIONS = (
 )
 
 
-def build(config: RunConfig, device: torch.device | None = None, world: World | None = None) -> Experiment:
+def build(
+    config: RunConfig, device: torch.device | None = None, world: World | None = None, *, resumes: bool = False
+) -> Experiment:
     """Seeds, then builds data, model, penalties and trainer.
 
     Args:
         config: what to train.
         device: where this process trains; by default what `find_device` finds.
         world: the processes that train together.
+        resumes: whether a checkpoint is about to be loaded, so that no other weights are needed.
 
     Raises:
         UserError: the configuration asks for what cannot be.
@@ -105,12 +108,12 @@ def build(config: RunConfig, device: torch.device | None = None, world: World | 
             seed=config.seed if config.data_seed is None else config.data_seed,
             **{key: getattr(config, key) for key in _DATA_OPTIONS},
         ).to(device)
-    _check_batches(config, data, world)
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
     model = _model(config, data).to(device)
+    _check_batches(config, data, world, model)
     notes: list[str] = []
-    if config.pretrained:
+    if config.pretrained and not resumes:
         with world.one_after_the_other():
             notes = pretrained.load(model, config.pretrained, name=config.model_name())
     if device.type == "cpu" and data.images:
@@ -135,6 +138,8 @@ def _model(config: RunConfig, data: DataModule) -> nn.Module:
     except UserError as error:
         if error.option == "input_shape":  # which nobody typed
             raise UserError(f"{data.name} is not for {name}: {error.message}", "dataset") from None
+        if error.option not in {option.name for option in options_of(type(config))}:  # typed within --model
+            raise UserError(f"{name}: {error}", "model") from None
         raise
 
 
@@ -202,8 +207,10 @@ def _preactivations(config: RunConfig, model: nn.Module, penalties: list[Penalty
     )
 
 
-def _check_batches(config: RunConfig, data: DataModule, world: World) -> None:
+def _check_batches(config: RunConfig, data: DataModule, world: World, model: nn.Module) -> None:
     """Refuses batches that cannot be trained on."""
+    if len(data.val) < world.size:
+        raise UserError(f"{len(data.val)} rows validate, which are fewer than the {world.size} processes", "val_size")
     rows, batch = len(data.train), config.batch_size
     parts = world.size * config.accumulate
     if batch == "full":
@@ -221,7 +228,8 @@ def _check_batches(config: RunConfig, data: DataModule, world: World) -> None:
             "use another, or --drop-last",
             "batch_size",
         )
-    if getattr(config, "batchnorm", False) and smallest // parts == 1:
+    normalized = any(isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+    if normalized and smallest // parts == 1:
         raise UserError(
             f"{batch} leaves a batch of one row ({rows} rows, {parts} part(s)), which BatchNorm cannot use; "
             f"use another, or --drop-last",

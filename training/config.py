@@ -26,7 +26,18 @@ from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Strength, parse, strength
 from regx.regularizers.spec import inlined
 from regx.training import schedules
-from regx.training.options import DATA, HARDWARE, MODEL, OPTIMISATION, OUTPUT, REGULARIZER, borrowed, option, options_of
+from regx.training.options import (
+    DATA,
+    HARDWARE,
+    MODEL,
+    OPTIMISATION,
+    OUTPUT,
+    REGULARIZER,
+    Option,
+    borrowed,
+    option,
+    options_of,
+)
 
 
 @dataclass(frozen=True)
@@ -80,8 +91,8 @@ class RunConfig:
     task: str = _data("task")
     n_samples: int = _data("n_samples")
     noise: float = _data("noise")
-    val_size: float = _data("val_size")
-    test_size: float = _data("test_size")
+    val_size: float | None = _data("val_size")
+    test_size: float | None = _data("test_size")
     protocol: str = _data("protocol")
     standardize: bool = _data("standardize")
     subset: int | None = _data("subset")
@@ -168,7 +179,11 @@ class RunConfig:
         words=("full",),
     )
     accumulate: int = option(
-        1, "Split every batch into this many passes, whose gradients are added up.", OPTIMISATION, bounds=Bounds(1)
+        1,
+        "Split every batch into this many passes, whose gradients are added up; batch normalization and Jumpstart see "
+        "each part by itself.",
+        OPTIMISATION,
+        bounds=Bounds(1),
     )
     drop_last: bool = option(False, "Leave out a last batch that is smaller than the others.", OPTIMISATION)
     optimizer: str = option("adam", "Update rule.", OPTIMISATION, choices=("adam", "adamw", "sgd"))
@@ -258,7 +273,7 @@ class RunConfig:
     )
     log_speed: bool = option(
         False,
-        "Write speed.csv: samples per second, memory, and the share of a step that the regularizers take.",
+        "Write speed.csv: samples per second, memory, and the share of a pass that the regularizers take.",
         OUTPUT,
         identity=False,
     )
@@ -340,10 +355,9 @@ class RunConfig:
 
     def check(self) -> None:
         """Rules between options; raises `UserError`."""
-        if self.val_size + self.test_size > 0.9:
-            raise UserError(
-                f"{self.val_size:g} + --test-size {self.test_size:g} leaves too few rows to train on", "val_size"
-            )
+        val_size, test_size = ((0.2 if size is None else size) for size in (self.val_size, self.test_size))
+        if val_size + test_size > 0.9:
+            raise UserError(f"{val_size:g} + --test-size {test_size:g} leaves too few rows to train on", "val_size")
         if not re.fullmatch(r"auto|cpu(:[1-9]\d*)?|cuda(:\d+)?|\d+", self.devices):
             raise UserError(f"{self.devices!r} is not auto, cpu, cpu:N, cuda, cuda:N or a number of GPUs", "devices")
         if self.nesterov and not (self.optimizer == "sgd" and self.momentum > 0):
@@ -356,6 +370,8 @@ class RunConfig:
             raise UserError(
                 f"{self.accumulate} passes are more than the {self.batch_size} rows of a batch", "accumulate"
             )
+        if self.plot_status and not self.log_status:
+            raise UserError("draws what --no-log-status does not measure", "plot_status")
         if self.log_blocks is not None and self.log_sparsity == "no":
             raise UserError("needs sparsity to be measured, not --log-sparsity no", "log_blocks")
         schedules.check(self)  # type: ignore[arg-type]
@@ -418,6 +434,10 @@ class RunConfig:
             found.append(PenaltyConfig(text, spec.name, options, values))
         return found
 
+    def is_default(self, item: Option) -> bool:
+        """Whether an option is what it is where nobody sets it."""
+        return getattr(self, item.name) == item.default
+
     def as_dict(self) -> dict[str, Any]:
         """Every option under its spelling in files."""
         return {"experiment": self.experiment} | {o.key: getattr(self, o.name) for o in options_of(type(self))}
@@ -432,9 +452,7 @@ class RunConfig:
         Defaults are left out so that a new option does not rename old runs.
         """
         changed = {
-            o.key: getattr(self, o.name)
-            for o in options_of(type(self))
-            if o.identity and getattr(self, o.name) != o.default
+            o.key: getattr(self, o.name) for o in options_of(type(self)) if o.identity and not self.is_default(o)
         }
         path = Path(self.dataset)
         if path.suffix in (".csv", ".tsv", ".parquet") and path.is_file():

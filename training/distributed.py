@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor, nn
+from torch import Tensor
 
 from regx.errors import RunFailed
 
@@ -64,31 +64,24 @@ class World:
         dist.broadcast_object_list(box, src=0, device=_device())
         return box[0]
 
-    def average_gradients(self, parameters: Sequence[Tensor]) -> None:
-        """Replaces the gradients of parameters outside the wrapped model by their means over the processes."""
-        if self.size > 1:
-            for parameter in parameters:
-                if parameter.grad is not None:
-                    dist.all_reduce(parameter.grad)
-                    parameter.grad /= self.size
-
     @torch.no_grad()
-    def average_buffers(self, model: nn.Module) -> None:
-        """Replaces floating-point buffers (running statistics) by their means: each process saw other images."""
+    def average(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its mean over the processes."""
         if self.size > 1:
-            for buffer in model.buffers():
-                if buffer.is_floating_point():
-                    dist.all_reduce(buffer)
-                    buffer /= self.size
+            for tensor in tensors:
+                dist.all_reduce(tensor)
+                tensor /= self.size
 
     @contextlib.contextmanager
     def one_after_the_other(self) -> Iterator[None]:
         """The first process of every machine does something, a download say, before the others of that machine do."""
         if self.local_rank:
             self._wait()
-        yield
-        if self.size > 1 and not self.local_rank:
-            self._wait()
+        try:
+            yield
+        finally:  # after a failure too: the others will fail in the same way, and none waits for ever
+            if self.size > 1 and not self.local_rank:
+                self._wait()
 
     def _wait(self) -> None:
         dist.barrier(device_ids=[self.local_rank] if _device().type == "cuda" else None)
@@ -108,6 +101,11 @@ _NAMES = (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0"))
 def restarted() -> bool:
     """Whether a launcher has started this process anew, after one of the processes died."""
     return any(int(os.environ.get(name, "0")) > 0 for name in (RESTARTS, "TORCHELASTIC_RESTART_COUNT"))
+
+
+def is_broken(error: Exception) -> bool:
+    """Whether an error says that another process cannot be reached any more."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 @contextlib.contextmanager

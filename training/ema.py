@@ -1,4 +1,4 @@
-"""Exponential moving average of the weights (Polyak averaging)."""
+"""Exponential moving average of the weights (Polyak averaging), and of the running statistics that go with them."""
 
 from __future__ import annotations
 

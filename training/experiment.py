@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
 
-from regx.errors import RunFailed, UserError
+from regx.errors import LostContact, RunFailed, UserError
 from regx.training import build, distributed, tracking
 from regx.training.build import Experiment
 from regx.training.config import RunConfig
@@ -23,8 +23,12 @@ from regx.training.folder import (
     write_atomically,
     write_csv,
 )
+from regx.training.loop import Diverged
 from regx.training.objective import chance
 from regx.training.outcome import draw_status, measure_best
+
+# What a process returns that is not the first of its run.
+FOLLOWS: dict[str, Any] = {"status": "follows"}
 
 
 class Observer(Protocol):
@@ -58,10 +62,10 @@ def run(
     with distributed.joined(device) as world:
         resume = folder is not None or distributed.restarted()
         folder = folder or RunFolder(Path(config.run_dir) / config.run_name())
-        ended = _ask_first(lambda: _ended(folder, observer, force=force, resume=resume), world)
+        ended, resumes = _ask_first(lambda: _state(folder, observer, force=force, resume=resume), world)
         if ended:
-            return ended
-        experiment = build.build(config, device, world)
+            return ended if world.writes else FOLLOWS
+        experiment = build.build(config, device, world, resumes=resumes)
         if not world.writes:
             return _follow(experiment)
         with folder.held():
@@ -75,23 +79,23 @@ def run(
                 raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
 
 
-def _ended(folder: RunFolder, observer: Observer, *, force: bool, resume: bool) -> dict[str, Any] | None:
-    """The result of a run that has ended already.
+def _state(folder: RunFolder, observer: Observer, *, force: bool, resume: bool) -> tuple[dict[str, Any] | None, bool]:
+    """The result of a run that has ended already; and whether there is a checkpoint to go on from.
 
     Raises:
-        UserError: the folder holds a run that has not.
+        UserError: the folder holds an unfinished run that nobody asked to resume.
     """
-    if force:
-        return None
+    if force and not distributed.restarted():
+        return None, False
     if ended := folder.read_result():
         again = "" if resume else "; nothing is trained or drawn anew (--force does)"
         observer.warn(f"{folder.path} has already {ended['status']}{again}")
-        return ended
+        return ended, False
     if not resume and folder.last.is_file():
         raise UserError(
             f"{folder.path} holds an unfinished run: `regx resume {folder.path}` continues it, --force starts anew"
         )
-    return None
+    return None, folder.last.is_file()
 
 
 def _ask_first(question: Callable[[], Any], world: World) -> Any:
@@ -119,8 +123,15 @@ def _follow(experiment: Experiment) -> dict[str, Any]:
         trainer.state_dict()  # which sums over all processes
 
     with _interruptible() as stop:
-        trainer.fit(lambda row: None, on_checkpoint, stop)
-    return {"status": "follows"}
+        try:
+            trainer.fit(lambda row: None, on_checkpoint, stop)
+        except Diverged as failure:  # as the first process says
+            raise SystemExit(failure.exit_code) from None
+        except RuntimeError as error:
+            if distributed.is_broken(error):
+                raise LostContact("lost contact to another process") from error
+            raise
+    return FOLLOWS
 
 
 def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, run_id: str) -> dict[str, Any]:
@@ -201,10 +212,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     except OSError:  # a full disk, say: the folder stays as it is, to be resumed
         raise
     except Exception as error:
-        if trainer.world.size > 1 and isinstance(
-            error, RuntimeError
-        ):  # another process died; this folder stays as it is
-            raise RunFailed(f"lost contact to another process; `regx resume {folder.path}` goes on") from error
+        if distributed.is_broken(error):  # the folder stays as it is
+            raise LostContact(f"lost contact to another process; `regx resume {folder.path}` goes on") from error
         result = _result(experiment, folder, "failed", "error") | {"error": traceback.format_exc(limit=-1).strip()}
         write_atomically(folder.result, to_json(result))
         raise

@@ -18,7 +18,7 @@ from regx.models import options_of as options_of_model
 from regx.models import resnet_options
 from regx.text import named
 from regx.training.config import RunConfig
-from regx.training.options import MODEL, borrowed, option, options_of, redefined
+from regx.training.options import MODEL, Option, borrowed, option, options_of, passed_on, redefined
 
 
 def own_options(config: RunConfig) -> dict[str, Any]:
@@ -30,7 +30,7 @@ def own_options(config: RunConfig) -> dict[str, Any]:
 
 
 _rectangular = functools.partial(borrowed, MODELS["rectangular"].parameters, MODEL)
-_resnet = functools.partial(borrowed, MODELS["resnet"].parameters, MODEL)
+_resnet = functools.partial(passed_on, MODELS["resnet"].parameters, MODEL)
 _shared = functools.partial(redefined, RunConfig)
 
 
@@ -79,18 +79,17 @@ class ResNetConfig(RunConfig):
         "timm:NAME. --depth and the like are for those that have them.",
         MODEL,
     )
-    depth: int = _resnet("depth")
-    unit_type: str = _resnet("unit_type")
-    batchnorm: bool = _resnet("batchnorm")
-    skip_connections: bool = _resnet("skip_connections")
-    width_multiplier: float = _resnet("width_multiplier")
-    activation: str = _resnet("activation")
-    dropout: float = _resnet("dropout")
-    init: str = _resnet("init")
-    stem: str = _resnet("stem")
+    depth: int | None = _resnet("depth")
+    unit_type: str | None = _resnet("unit_type")
+    batchnorm: bool | None = _resnet("batchnorm")
+    skip_connections: bool | None = _resnet("skip_connections")
+    width_multiplier: float | None = _resnet("width_multiplier")
+    activation: str | None = _resnet("activation")
+    dropout: float | None = _resnet("dropout")
+    init: str | None = _resnet("init")
+    stem: str | None = _resnet("stem")
 
     dataset: str = _shared("dataset", "cifar10")
-    val_size: float = _shared("val_size", 0.1)
     epochs: int = _shared("epochs", 90)
     batch_size: int | Literal["full"] = _shared("batch_size", 128)
     optimizer: str = _shared("optimizer", "adamw")
@@ -107,8 +106,9 @@ class ResNetConfig(RunConfig):
     def shape(self) -> str:
         if self.model_name() != "resnet":
             return re.sub(r"[^A-Za-z0-9_.]+", "_", self.model).strip("_")
-        off = [word for word, on in (("nobn", self.batchnorm), ("noskip", self.skip_connections)) if not on]
-        return "-".join([str(self.depth), *(["dense"] if self.unit_type == "dense" else []), *off])
+        known = self.model_options()
+        off = [word for word, key in (("nobn", "batchnorm"), ("noskip", "skip_connections")) if not known[key]]
+        return "-".join([str(known["depth"]), *(["dense"] if known["unit_type"] == "dense" else []), *off])
 
     def check(self) -> None:
         super().check()
@@ -118,32 +118,40 @@ class ResNetConfig(RunConfig):
         if given.get("activation") == "identity" and self.hook_at == "activation":
             raise UserError("identity has no activations to hook; add --hook-at layer", "activation")
 
+    def is_default(self, item: Option) -> bool:
+        parameters = {parameter.name: parameter.default for parameter in options_of_model(self.model_name())}
+        return super().is_default(item) or (
+            item.name in own_options(self) and getattr(self, item.name) == parameters.get(item.name)
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        # The network's options as they are, so that the file says everything.
+        return super().as_dict() | {key: self.model_options().get(key) for key in own_options(self)}
+
     def model_name(self) -> str:
         return self.model if ":" in self.model.partition("(")[0] else named(self.model, "model")[0]
 
     def model_options(self) -> dict[str, Any]:
+        """The model's options: its own defaults, what stands in the text of --model, and the flags."""
         name = self.model_name()
         parameters = {parameter.name: parameter for parameter in options_of_model(name)}
-        if ":" in name:
-            inside: dict[str, str] = {}
-        else:
-            inside = named(self.model, "model")[1]
+        inside = {} if ":" in name else named(self.model, "model")[1]
         for key in inside:
             if key not in parameters:
                 raise UserError(f"{name} has no option {key!r}{did_you_mean(key, parameters)}", "model")
-        typed = own_options(self)
-        flags = {item.name: item for item in options_of(type(self))}
-        for key, value in typed.items():
-            if key not in parameters and value != flags[key].default:
-                raise UserError(f"is not for {name}, but for resnet", key)
-        # A flag at its default leaves the model its own.
-        kept = {key: value for key, value in typed.items() if key in parameters and value != flags[key].default}
-        if name == "resnet":
-            kept = typed
         try:
-            return kept | {key: parameters[key].check(value) for key, value in inside.items()}
+            options = {key: parameters[key].check(value) for key, value in inside.items()}
         except UserError as error:
             raise UserError(f"{self.model!r}: {error}", "model") from None
+        for key, value in own_options(self).items():
+            if value is None:
+                continue
+            if key not in parameters:
+                raise UserError(f"is not for {name}, but for resnet", key)
+            if options.get(key, value) != value:
+                raise UserError(f"{value} is not what {self.model!r} says; leave one out", key)
+            options[key] = parameters[key].check(value)
+        return {key: parameter.default for key, parameter in parameters.items()} | options
 
 
 EXPERIMENTS: dict[str, type[RunConfig]] = {"rectangular": RectangularConfig, "resnet": ResNetConfig}

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 
+from regx.errors import LostContact
+
 # How often a run whose process was killed goes on from its last checkpoint.
 MAX_RESTARTS = 3
+# What kills a process from outside or by a fault of the machine: not what regx says itself by its exit code.
+KILLED = {-signal.SIGKILL, -signal.SIGSEGV, -signal.SIGBUS}
 
 
 def processes(devices: str) -> int:
@@ -51,8 +56,9 @@ def launch(arguments: Sequence[str], count: int) -> int:
             return 0
         except ChildFailedError as error:
             codes = [failure.exitcode for failure in error.failures.values()]
-            if min(codes) >= 0 or restart == MAX_RESTARTS:
-                return next((code for code in codes if code > 0), 1)
+            said = {code for code in codes if code > 0} - {LostContact.exit_code}
+            if said or not KILLED.intersection(codes) or restart == MAX_RESTARTS:
+                return max(said, default=1)
             print("regx: warning: a process was killed; going on from the last checkpoint", file=sys.stderr)
         except SignalException:
             return 130

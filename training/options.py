@@ -17,10 +17,12 @@ class Option(Parameter):
     Attributes:
         panel: heading under which `--help` shows it.
         identity: whether it changes what is computed, and so the run's hash.
+        means: what None, the default, stands for, where a component has a default of its own.
     """
 
     panel: str = ""
     identity: bool = True
+    means: Any = None
 
     @property
     def key(self) -> str:
@@ -59,6 +61,14 @@ def borrowed(parameters: tuple[Parameter, ...], panel: str, name: str, *, identi
     p = next(parameter for parameter in parameters if parameter.name == name)
     text = p.help[0].upper() + p.help[1:]
     return option(p.default, text, panel, choices=p.choices, bounds=p.bounds, words=p.words, identity=identity)
+
+
+def passed_on(parameters: tuple[Parameter, ...], panel: str, name: str) -> Any:
+    """A field that passes a component's own parameter on only where it is set: other components may have it too."""
+    p = next(parameter for parameter in parameters if parameter.name == name)
+    text = p.help[0].upper() + p.help[1:]
+    found = option(None, text, panel, choices=p.choices, bounds=p.bounds)
+    return dataclasses.field(default=None, metadata=dict(found.metadata) | {"means": p.default})
 
 
 def redefined(config: type[Any], name: str, default: Any) -> Any:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from regx.errors import UserError
 from regx.registry import Registry, register
+from regx.training.options import options_of
 
 if TYPE_CHECKING:
     from torch.optim import Optimizer
@@ -111,6 +112,17 @@ def milestones(config: RunConfig) -> list[int]:
     return sorted(int(part) for part in str(config.lr_milestones).split(","))
 
 
+# Option -> the schedules that it has an effect on.
+_USED_BY = {
+    "lr_gamma": ("multistep", "step", "exponential", "plateau", "cyclic"),
+    "lr_cycle_length": ("cosine", "restarts", "cyclic", "step"),
+    "lr_cycle_mult": ("restarts",),
+    "lr_cycle_mode": ("cyclic",),
+    "lr_min": ("cosine", "restarts", "cyclic", "plateau"),
+    "lr_patience": ("plateau",),
+}
+
+
 def check(config: RunConfig) -> None:
     """Raises `UserError` where a schedule lacks something or an option has no use."""
     if config.lr_schedule == "multistep":
@@ -124,6 +136,10 @@ def check(config: RunConfig) -> None:
         raise UserError("plateau looks at whole epochs; use --lr-update epoch", "lr_update")
     if config.lr_warmup != "auto" and 0 < int(config.lr_warmup) >= config.epochs:
         raise UserError(f"{config.lr_warmup} leaves nothing of {config.epochs} epochs", "lr_warmup")
+    for name, users in _USED_BY.items():
+        default = next(item.default for item in options_of(type(config)) if item.name == name)
+        if getattr(config, name) != default and config.lr_schedule not in users:
+            raise UserError(f"is for --lr-schedule {', '.join(users)}, not {config.lr_schedule}", name)
     if config.lr_min > config.lr:
         raise UserError(f"{config.lr_min:g} is above --lr {config.lr:g}", "lr_min")
 

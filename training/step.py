@@ -45,7 +45,9 @@ class Stepper:
         self.device = next(model.parameters()).device
         self.own = [parameter for penalty in penalties for parameter in penalty.regularizer.parameters()]
         self.optimizer = make_optimizer(config, model, self.own)
-        self.ema = Ema([*model.parameters(), *self.own], config.ema) if config.ema else None
+        # Averaged weights need averaged running statistics: those of the present weights are of another network.
+        self._statistics = [buffer for buffer in model.buffers() if buffer.is_floating_point()]
+        self.ema = Ema([*model.parameters(), *self.own, *self._statistics], config.ema) if config.ema else None
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=config.amp == "fp16")
         self.in_forward = [penalty for penalty in penalties if penalty.of_forward]
         # The closed form of a gradient knows nothing of clipping.
@@ -131,29 +133,31 @@ class Stepper:
 
     def update(self) -> None:
         """The optimiser's step, and what penalties do before and after it."""
-        self.world.average_gradients(self.own)
-        self.scaler.unscale_(self.optimizer) if self.scaler.is_enabled() else None
+        self.world.average([parameter.grad for parameter in self.own if parameter.grad is not None])
+        if self.scaler.is_enabled():
+            self.scaler.unscale_(self.optimizer)
         for regularizer in self._by_hand:
             regularizer.add_gradients()
         if self.config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self.config.grad_clip)
-        if self.scaler.is_enabled():
-            scale = self.scaler.get_scale()
-            self.scaler.step(self.optimizer)
-            self.scaler.update()
-            skipped = self.scaler.get_scale() < scale  # infinite gradients: the optimiser did nothing
-        else:
-            self.optimizer.step()
-            skipped = False
-        if not skipped:
+        follows = bool(self._in_turn or self.ema)
+        scale = self.scaler.get_scale() if follows else 1.0  # it waits for the device
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        if follows and self.scaler.get_scale() >= scale:  # else gradients were infinite, and the optimiser did nothing
             for regularizer in self._in_turn:
                 regularizer.step(self.optimizer)
             if self.ema:
                 self.ema.update()
 
+    def average_statistics(self) -> None:
+        """Replaces running statistics by their means over the processes: each has seen other images."""
+        averages = self.ema.average[-len(self._statistics) :] if self.ema and self._statistics else []
+        self.world.average([*self._statistics, *averages])
+
     def weights_are_finite(self) -> bool:
         """Whether a checkpoint of the present weights would be of use."""
-        return all(bool(norm.isfinite()) for norm in torch._foreach_norm(self._trained))
+        return bool(torch.stack(torch._foreach_norm(self._trained)).isfinite().all())
 
     def state_dict(self) -> dict[str, Any]:
         """State of the optimiser, of the average and of the gradient scaler."""

@@ -8,7 +8,7 @@ Each function says by its `stage` what it makes of its columns of the table, u, 
     cover     images after mean and std
 
 `draws` is the number of columns. Whatever the order in which they are named, the stages follow each other in this
-order; within one they keep theirs.
+order; within one they keep theirs. What makes no sense for images of that size is a `UserError` of the option augment.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from regx.data.augmentation import affine
+from regx.errors import UserError
 from regx.parameters import Bounds
 from regx.registry import register
 
@@ -90,9 +91,14 @@ def crop(
     """A window of the image's size, out of the image padded on every side.
 
     Args:
-        padding: pixels on each side.
+        padding: pixels on each side, fewer than either side of the image has.
         mode: what they hold: 0, or the image reflected.
     """
+    if padding >= (side := min(height, width)):
+        why = "there are not as many to reflect" if mode == "reflect" else "nothing of the image may be left"
+        raise UserError(
+            f"crop: padding {padding} of images of {height} x {width} pixels: {why}; use at most {side - 1}", "augment"
+        )
     offset = (u * (2 * padding + 1)).long() - padding
     rows, columns = _still(u, height) + offset[:, :1], _still(u, width) + offset[:, 1:]
     if mode == "reflect":
@@ -105,8 +111,10 @@ def translate(u: Tensor, height: int, width: int, *, share: Share = 0.1) -> tupl
     """Moves the image by whole pixels; what comes from outside is 0.
 
     Args:
-        share: of either side, the largest move, rounded down to pixels.
+        share: of either side, the largest move, rounded down to pixels; below 1.
     """
+    if share == 1:
+        raise UserError("translate: share 1 may leave nothing of the image; use less, as 0.1", "augment")
     down, right = int(share * height), int(share * width)
     return (
         _still(u, height) - (u[:, :1] * (2 * down + 1)).long() + down,
@@ -148,6 +156,8 @@ def trivial(x: Tensor, u: Tensor) -> Tensor:
     """One of fourteen operations at one of 31 strengths, each equally likely; resampling is bilinear, outside is 0."""
     from regx.data.augmentation import wide
 
+    if x.shape[1] not in (1, 3):
+        raise UserError(f"trivial is for images of 1 or 3 channels, not {x.shape[1]}", "augment")
     return wide.apply(x, u)
 
 
@@ -159,6 +169,11 @@ def cutout(x: Tensor, u: Tensor, *, size: Annotated[int, Bounds(1, 10_000)] = 8)
         size: side in pixels.
     """
     height, width = x.shape[2:]
+    if size >= (side := max(height, width)):
+        raise UserError(
+            f"cutout: size {size} may cover all of an image of {height} x {width} pixels; use less than {side}",
+            "augment",
+        )
     top, left = (u[:, 0] * height).long() - size // 2, (u[:, 1] * width).long() - size // 2
     return x.masked_fill(_box(x, top, left, top + size, left + size), 0.0)
 
@@ -183,6 +198,10 @@ def erasing(
         ratio: height / width is log-uniform in [1 / ratio, ratio].
         fill: the mean, or one color drawn from the standard normal distribution after mean and std.
     """
+    if low > high:
+        raise UserError(f"erasing: low {low:g} is above high {high:g}; give both", "augment")
+    if fill == "color" and x.shape[1] > 3:
+        raise UserError(f"erasing: fill color is for up to 3 channels, not {x.shape[1]}; use zero", "augment")
     height, width = x.shape[2:]
     area = (low + (high - low) * u[:, 1]) * (height * width)
     aspect = ((2 * u[:, 2] - 1) * math.log(ratio)).exp()

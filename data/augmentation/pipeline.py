@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -15,7 +14,7 @@ from regx.data import AUGMENTATIONS
 from regx.data.augmentation import affine
 from regx.errors import UserError
 from regx.registry import Info
-from regx.text import options_in
+from regx.text import named
 
 
 @dataclass(frozen=True)
@@ -34,17 +33,13 @@ def parse(texts: Sequence[str]) -> tuple[Step, ...]:
     """
     steps: list[Step] = []
     for text in texts:
-        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\((.*)\))?\s*", text, flags=re.DOTALL)
-        if match is None:
-            raise UserError(f"cannot read {text!r}; write name or name(option=value)", "augment")
-        name, inside = match.groups()
+        name, given = named(text, "augment")
         try:
             info = AUGMENTATIONS[name]
         except UserError as error:
             raise UserError(error.message, "augment") from None
         if any(step.info.name == name for step in steps):
             raise UserError(f"{name} is given twice", "augment")
-        given: dict[str, Any] = options_in(inside or "", text, "augment")
         try:
             options = {parameter.name: parameter.default for parameter in info.parameters} | info.check(given)
         except UserError as error:
@@ -95,7 +90,8 @@ class Pipeline:
         size = images.shape[2], images.shape[3]
         if chosen["shift"] and not chosen["resample"]:
             images = _shift(images, chosen["shift"], size)  # four times less to move than as floats
-        x = images.to(torch.float32, memory_format=torch.channels_last) / 255
+        x = images.to(torch.float32, memory_format=torch.channels_last)
+        white = 255.0
         if chosen["resample"]:
             matrix = torch.eye(3, device=x.device)
             for step, u in chosen["resample"]:
@@ -103,14 +99,26 @@ class Pipeline:
             border = all(step.info.name != "rotate" for step, _ in chosen["resample"])
             x = affine.resample(x, matrix, border=border)
             x = _shift(x, chosen["shift"], size) if chosen["shift"] else x
+        if chosen["color"]:
+            x, white = x.div_(white), 1.0
         for step, u in chosen["color"]:
             x = step.info.load()(x, u, **step.options)
-        x = (x - affine.constant(self.mean, x.device)[:, None, None]) / affine.constant(self.std, x.device)[
-            :, None, None
-        ]
+        x = self._standardized(x, white)
         for step, u in chosen["cover"]:
             x = step.info.load()(x, u, **step.options)
         return x.contiguous(memory_format=torch.channels_last)
+
+    def _standardized(self, x: Tensor, white: float) -> Tensor:
+        """(x / white - mean) / std in one pass, in the place of x where that lies in channels-last strides."""
+        count, channels, height, width = x.shape
+        # By whole rows of pixels, (W C,), as three channels at a time are too short a loop for a CPU.
+        factor = affine.constant(tuple(1 / (white * std) for std in self.std) * width, x.device)
+        summand = affine.constant(
+            tuple(-mean / std for mean, std in zip(self.mean, self.std, strict=True)) * width, x.device
+        )
+        rows = x.permute(0, 2, 3, 1).reshape(count * height, width * channels)
+        torch.addcmul(summand, rows, factor, out=rows)
+        return rows.view(count, height, width, channels).permute(0, 3, 1, 2)
 
 
 def _shift(images: Tensor, steps: list[tuple[Step, Tensor]], size: tuple[int, int]) -> Tensor:
@@ -120,3 +128,14 @@ def _shift(images: Tensor, steps: list[tuple[Step, Tensor]], size: tuple[int, in
         down, right = step.info.load()(u, *size, **step.options)
         rows, columns = affine.chain(rows, down), affine.chain(columns, right)
     return affine.gather(images, rows, columns)
+
+
+def try_out(steps: tuple[Step, ...], channels: int, height: int, width: int) -> None:
+    """Does the steps to one black image, so that those that do not fit such images say so before training.
+
+    Raises:
+        UserError: one does not.
+    """
+    draws = sum(step.info.facts["draws"] for step in steps)
+    blank = torch.zeros(1, channels, height, width, dtype=torch.uint8)
+    Pipeline((0.0,) * channels, (1.0,) * channels, 0, steps)(blank, torch.zeros(1, draws))

@@ -190,3 +190,52 @@ def test_a_comparison_trains_the_variants_and_begins_with_earlier_weights(capsys
     ):
         done = Done(capsys, *arguments)
         assert done.code == 2 and part in done.err
+
+
+def test_a_comparison_goes_on_where_it_was_interrupted(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regx.training.loop import Trainer
+
+    small = [
+        "compare",
+        "group-l1",
+        "--dataset",
+        "fake",
+        "--n-samples",
+        "100",
+        "--image-size",
+        "8",
+        "--batch-size",
+        "32",
+    ]
+    small += ["--epochs", "2", "--wandb", "disabled", "--no-plots", "--variant", "baseline", "--variant", "l2"]
+    whole = Trainer.fit
+    monkeypatch.setattr(
+        Trainer, "fit", lambda self, row, save, stop, *more: whole(self, row, save, lambda: True, *more)
+    )
+    done = Done(capsys, *small)
+    assert done.code == 130 and "the same command goes on" in done.err
+    monkeypatch.setattr(Trainer, "fit", whole)
+    done = Done(capsys, *small, "-f", "json")
+    assert done.code == 0, done.err
+    assert [(name, r["status"], r["epochs"]) for name, r in json.loads(done.out).items()] == [
+        ("baseline", "finished", 2),
+        ("l2", "finished", 2),
+    ]
+    done = Done(capsys, *small, "--regularizer", "l1=1e-3")
+    assert done.code == 2 and "--regularizer: is what the variants of group-l1 differ in" in done.err
+
+
+def test_a_models_options_by_flag_or_in_its_text(capsys: pytest.CaptureFixture[str]) -> None:
+    def planned(*typed: str) -> dict[str, object]:
+        return json.loads(Done(capsys, "resnet", *typed, "--dry-run", "-f", "json").out)
+
+    assert planned("--model", "wide_resnet", "--depth", "16")["config"]["depth"] == 16  # type: ignore[index]
+    assert planned("--model", "wide_resnet")["config"]["depth"] == 28  # type: ignore[index]
+    assert planned("--depth", "50")["hash"] == planned()["hash"] != planned("--depth", "34")["hash"]
+    assert "-18-" in str(planned("--model", "resnet(depth=18)")["run_dir"])
+    done = Done(capsys, "resnet", "--model", "resnet(depth=18)", "--depth", "34")
+    assert done.code == 2 and "--depth: 34 is not what 'resnet(depth=18)' says" in done.err
+    done = Done(capsys, "resnet", "--model", "mlp(hidden=a)", "--dataset", "fake")
+    assert done.code == 2 and done.err.startswith("regx: error: --model: mlp: hidden")

@@ -79,6 +79,7 @@ def test_values_from_a_command_line_are_converted() -> None:
         ("moons", {"subset": 0}, "subset: 0 is out of bounds"),
         ("moons", {"val_size": 0.6, "test_size": 0.5}, "val_size=0.6 and test_size=0.5 leave nothing to train on"),
         ("moons", {"protocol": "paper", "test_size": 0.1}, "test_size: the paper protocol fixes the split"),
+        ("moons", {"protocol": "paper", "val_size": 0.2}, "val_size: the paper protocol fixes the split"),
         ("moons", {"target": "y"}, "target: the target of moons is fixed"),
         ("moons", {"task": "regression"}, "task: moons is a classification set"),
         ("diabetes", {"task": "classification"}, "task: diabetes is a regression set"),
@@ -99,6 +100,14 @@ def test_defaults_may_be_passed_to_any_dataset() -> None:
     everything = {parameter.name: parameter.default for parameter in data.OPTIONS}
     assert torch.equal(data.create("iris", **everything).train.x, data.create("iris").train.x)
     assert torch.equal(data.create("moons", **everything).train.x, data.create("moons").train.x)
+
+
+def test_a_fifth_validates_and_a_fifth_tests_by_default() -> None:
+    for name in ("iris", "moons"):
+        module, typed = data.create(name), data.create(name, val_size=0.2, test_size=0.2)
+        for part in ("train", "val", "test"):
+            assert torch.equal(getattr(module, part).x, getattr(typed, part).x)
+    assert data.create("moons", val_size="none", test_size=0.3).sizes() == {"train": 500, "val": 200, "test": 300}
 
 
 def test_a_subset_is_stratified_seeded_and_split_like_a_set_of_its_own() -> None:

@@ -44,7 +44,7 @@ def rows_of(module: data.DataModule, x: np.ndarray) -> tuple[list[int], list[int
 def check(module: data.DataModule, x: np.ndarray, y: np.ndarray, x_test: np.ndarray, y_test: np.ndarray) -> None:
     """Training and validation rows are the official training images, and the test part the official one."""
     train, val = rows_of(module, x)
-    assert sorted(train + val) == list(range(len(x))) and len(val) == round(0.2 * len(x))
+    assert sorted(train + val) == list(range(len(x))) and len(val) == round(0.1 * len(x))
     assert module.train.y.tolist() == y[train].tolist() and module.val.y.tolist() == y[val].tolist()
     assert np.bincount(y[val]).max() - np.bincount(y[val]).min() <= 1
     assert module.test is not None and module.test.y.tolist() == y_test.tolist()
@@ -135,8 +135,12 @@ def test_an_archive_with_medmnist_keys_has_its_own_validation_part(tmp_path: Pat
     module = data.create("cifar10", data_dir=str(tmp_path))
     assert module.sizes() == {"train": 30, "val": 10, "test": 20}
     assert np.array_equal(raw(module.train).numpy(), x[:30]) and np.array_equal(raw(module.val).numpy(), x[30:40])
-    with pytest.raises(UserError, match="val_size: cifar10 has such a part of its own; leave it out"):
-        data.create("cifar10", data_dir=str(tmp_path), val_size=0.3)
+    for share in (0.3, 0.2, 0.1):
+        with pytest.raises(UserError, match="val_size: cifar10 has such a part of its own; leave it out"):
+            data.create("cifar10", data_dir=str(tmp_path), val_size=share)
+    for share in (0.2, 0):
+        with pytest.raises(UserError, match="test_size: cifar10 has such a part of its own; leave it out"):
+            data.create("cifar10", data_dir=str(tmp_path), test_size=share)
 
 
 @pytest.mark.parametrize(
@@ -166,9 +170,9 @@ def test_a_wrong_archive_is_one_line(change: dict[str, Any], says: str, tmp_path
 
 
 def test_a_folder_of_its_name(tmp_path: Path) -> None:
-    image_files.parts(tmp_path / "mnist", {"train": 5, "test": 2})
+    image_files.parts(tmp_path / "mnist", {"train": 10, "test": 2})
     module = data.create("mnist", data_dir=str(tmp_path), image_size=8)
-    assert module.classes == image_files.CLASSES and module.sizes() == {"train": 12, "val": 3, "test": 6}
+    assert module.classes == image_files.CLASSES and module.sizes() == {"train": 27, "val": 3, "test": 6}
     assert module.input_shape == (3, 8, 8)
 
 
@@ -212,7 +216,7 @@ def test_mean_and_std_are_those_of_the_training_rows(archive: tuple[str, np.ndar
         expected = torch.from_numpy((values - mean) / std).permute(0, 3, 1, 2).float()
         torch.testing.assert_close(batch.x, expected, atol=1e-5, rtol=0)
         assert batch.skipped == 0 and torch.equal(batch.y, getattr(module, part).y)
-        assert torch.equal(plain.train.sample(3), plain.train.x[:3].permute(0, 3, 1, 2) / 255)
+        torch.testing.assert_close(plain.train.sample(3), plain.train.x[:3].permute(0, 3, 1, 2) / 255)
     constant = np.zeros((3, 4, 4, 2), dtype=np.uint8)
     constant[..., 1] = 51
     means, stds = pictures.scaling(constant)
@@ -224,7 +228,7 @@ def test_a_subset_keeps_the_proportions_of_both_parts(archive: tuple[str, np.nda
     module = data.create("cifar10", data_dir=root, subset=40)
     train, val = rows_of(module, x)
     assert len(set(train + val)) == 40 and np.bincount(y[train + val]).tolist() == [20, 10, 10]
-    assert np.bincount(y[val]).tolist() == [4, 2, 2]
+    assert np.bincount(y[val]).tolist() == [2, 1, 1]
     assert module.test is not None and torch.bincount(module.test.y).tolist() == [20, 10, 10]
     again = data.create("cifar10", data_dir=root, subset=40)
     assert torch.equal(again.train.x, module.train.x) and torch.equal(again.val.x, module.val.x)
@@ -250,6 +254,15 @@ def test_augmentation_is_for_training_and_independent_of_the_batches(
     assert whole.is_contiguous(memory_format=torch.channels_last) and whole.dtype == torch.float32
 
 
+def test_augmentation_that_does_not_fit_the_images_is_refused(archive: tuple[str, np.ndarray, np.ndarray]) -> None:
+    root, _, _ = archive
+    text = "crop(padding=7, mode=reflect)"
+    assert data.create("cifar10", data_dir=root, augment=[text]).input_shape == (3, 10, 12)
+    assert data.create("cifar10", data_dir=root, augment=[text], image_size=8).input_shape == (3, 8, 8)
+    with pytest.raises(UserError, match=r"augment: crop: padding 7 of images of 7 x 7 pixels: .*; use at most 6"):
+        data.create("cifar10", data_dir=root, augment=[text], image_size=7)
+
+
 def test_arrays_are_resized_and_cropped_to_a_square(archive: tuple[str, np.ndarray, np.ndarray]) -> None:
     root, _, _ = archive
     module, original = data.create("cifar10", data_dir=root, image_size=5), data.create("cifar10", data_dir=root)
@@ -262,8 +275,8 @@ def test_arrays_are_resized_and_cropped_to_a_square(archive: tuple[str, np.ndarr
 
 def test_fake_images_can_be_learned() -> None:
     module = data.create("fake", n_samples=600, classes=5, image_size=12)
-    assert module.sizes() == {"train": 360, "val": 120, "test": 120} and module.input_shape == (3, 12, 12)
-    train, val = module.train.sample(360).flatten(1), module.val.sample(120).flatten(1)
+    assert module.sizes() == {"train": 420, "val": 60, "test": 120} and module.input_shape == (3, 12, 12)
+    train, val = module.train.sample(420).flatten(1), module.val.sample(60).flatten(1)
     centers = torch.stack([train[module.train.y == label].mean(0) for label in range(5)])
     assert (torch.cdist(val, centers).argmin(1) == module.val.y).double().mean() > 0.95
     assert torch.equal(data.create("fake", n_samples=600, classes=5, image_size=12).train.x, module.train.x)
@@ -293,6 +306,12 @@ def test_moving_to_a_device_keeps_the_kind() -> None:
         ("fake", {"stream": "yes"}, "stream: the images of fake are no files; leave it out"),
         ("fake", {"workers": 2}, "workers: the images of fake are no files; leave it out"),
         ("fake", {"corrupt": "skip"}, "corrupt: the images of fake are no files; leave it out"),
+        ("fake", {"protocol": "paper", "val_size": 0.2}, "protocol: the paper protocol is one for tables"),
+        (
+            "fake",
+            {"augment": ["crop(padding=8)"], "image_size": 8},
+            "augment: crop: padding 8 of images of 8 x 8 pixels",
+        ),
         ("fake", {"augment": ["flop"]}, "augment: unknown augmentation 'flop'; did you mean 'flip'?"),
         ("fake", {"workers": "many"}, "workers: 'many' is not a whole number 0 to 256 or 'auto'"),
         ("fake", {"subset": 5}, "fake: "),

@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from regx.training import distributed, loop
+from regx.training import distributed
 from regx.training.build import Experiment, build
 from regx.training.distributed import World
 from regx.training.experiments import from_dict
@@ -64,7 +64,6 @@ def fit(built: Experiment, stop: bool = False) -> dict[str, Any]:
 def work(folder: Path) -> None:
     """What each of the processes does."""
     torch.set_num_threads(1)
-    loop.ASK_EVERY = 1
     found: dict[str, Any] = {}
     device = torch.device("cpu")
     with distributed.joined(device) as world:

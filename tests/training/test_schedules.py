@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import torch
 
+from regx.errors import UserError
 from regx.training.experiments import RectangularConfig
 from regx.training.schedules import Schedule
 
@@ -74,7 +75,9 @@ def test_plateau_acts_after_patience() -> None:
 
 @pytest.mark.parametrize("name", ["step", "multistep", "cosine", "restarts", "cyclic", "exponential", "plateau"])
 def test_resumes_where_it_was(name: str) -> None:
-    options: dict[str, Any] = {"lr_schedule": name, "lr_cycle_length": 5}
+    options: dict[str, Any] = {"lr_schedule": name}
+    if name in ("step", "cosine", "restarts", "cyclic"):
+        options["lr_cycle_length"] = 5
     if name == "multistep":
         options["lr_milestones"] = "4,12"
     options["lr_warmup"] = 3
@@ -96,3 +99,18 @@ def test_resumes_where_it_was(name: str) -> None:
         optimizer.step()
         schedule.advance(0.5)
     assert rest == pytest.approx(whole[9:], abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("options", "named"),
+    [
+        ({"lr_schedule": "cosine", "lr_gamma": 0.5}, "lr_gamma"),
+        ({"lr_cycle_length": 5}, "lr_cycle_length"),
+        ({"lr_min": 1e-5}, "lr_min"),
+        ({"lr_schedule": "step", "lr_patience": 3}, "lr_patience"),
+    ],
+)
+def test_options_that_a_schedule_has_no_use_for_are_refused(options: dict[str, Any], named: str) -> None:
+    with pytest.raises(UserError, match="is for --lr-schedule") as error:
+        config(**options)
+    assert error.value.option == named

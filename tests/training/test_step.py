@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.optim import lr_scheduler
 
 from regx.data.mixing import mix
+from regx.errors import UserError
 from regx.training.build import Experiment, build
 from regx.training.experiments import RectangularConfig, ResNetConfig
 from regx.training.folder import save_checkpoint
@@ -286,3 +288,36 @@ def test_a_compiled_network_learns_the_same() -> None:
     for ours, theirs in zip(*rows, strict=True):
         assert ours["train/loss"] == pytest.approx(theirs["train/loss"], rel=1e-3)
         assert ours["train/JR_loss"] == pytest.approx(theirs["train/JR_loss"], rel=1e-3)
+
+
+def test_averaged_weights_are_validated_with_averaged_statistics() -> None:
+    """What the average scores is close to what it scores with statistics that are computed anew for it."""
+    built = build(images(batchnorm=True, ema=0.95, epochs=4, optimizer="sgd", lr=0.1, n_samples=200, seed=1))
+    row = fit(built)[-1]
+    model, data = built.model, built.data
+    with built.trainer.averaged():
+        for module in model.modules():
+            if isinstance(module, nn.BatchNorm2d):
+                module.reset_running_stats()
+                module.momentum = None  # the mean over all batches
+        model.train()
+        with torch.no_grad():
+            for batch in data.train.batches([slice(i, i + 16) for i in range(0, len(data.train) - 15, 16)]):
+                model(batch.x)
+        model.eval()
+        with torch.no_grad():
+            anew = F.cross_entropy(model(data.val.sample(len(data.val))), data.val.y).item()
+    assert row["val/loss"] == pytest.approx(anew, rel=0.25)
+
+
+def test_a_resumed_run_needs_no_pretrained_file(tmp_path: Path) -> None:
+    torch.save(build(images()).model.state_dict(), tmp_path / "weights.pt")
+    config = images(pretrained=str(tmp_path / "weights.pt"))
+    built = build(config)
+    assert built.notes
+    (tmp_path / "weights.pt").unlink()
+    with pytest.raises(UserError, match="there is no file"):
+        build(config)
+    again = build(config, resumes=True)
+    again.trainer.load_state_dict(built.trainer.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(again.model.parameters(), built.model.parameters(), strict=True))

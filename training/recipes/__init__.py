@@ -224,7 +224,6 @@ def find(name: str) -> Recipe:
     Raises:
         UserError: there is none, with the nearest name.
     """
-    for recipe in RECIPES:
-        if name in (recipe.name, recipe.alias):
-            return recipe
-    raise AssertionError(REGISTRY[name])  # which raises the error that names the nearest one
+    name = next((recipe.name for recipe in RECIPES if recipe.alias == name), name)
+    known = REGISTRY[name].name
+    return next(recipe for recipe in RECIPES if recipe.name == known)
