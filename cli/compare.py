@@ -1,5 +1,6 @@
 """`regx compare`: the variants of a recipe, trained one after the other and shown side by side."""
 
+import dataclasses
 import inspect
 import sys
 from pathlib import Path
@@ -23,13 +24,13 @@ EPILOG = """Examples:
 
 # Heading -> where a result has it.
 COLUMNS = {
-    "best epoch": ("best", "epoch"),
+    "epoch": ("best", "epoch"),
     "val acc": ("best", "val/acc"),
     "test acc": ("test", "test/acc"),
-    "dead units": ("best", "train/jr/unit_dead_ratio"),
-    "zero elements": ("best", "sparsity/elements"),
+    "dead": ("best", "val/jr/unit_dead_ratio"),
+    "zeros": ("best", "sparsity/elements"),
     "zero units": ("best", "sparsity/units"),
-    "zero gates": ("best", "sparsity/gates"),
+    "parameters left": ("best", "sparsity/parameters_left"),
 }
 
 
@@ -85,14 +86,17 @@ def run(typed: dict[str, Any]) -> None:
             base = base | {"pretrained": str(folder / "checkpoints" / "best.pt")}
         configs[name] = options.resolve(ResNetConfig, typed, None, base)
     if typed["dry_run"]:
-        for config in configs.values():
+        for name, config in configs.items():
+            if typed["format"] == "table":
+                print(f"{recipe.name}: {name}")
             output.print_plan(config, typed["format"])
         return
     if launch.processes(next(iter(configs.values())).devices) > 1:
         raise UserError("a comparison trains on one device; use `regx resnet` for several", "devices")
     results = {}
-    for name, config in configs.items():
+    for name in configs:
         print(f"{recipe.name}: {name} ({len(results) + 1} of {len(configs)})", file=sys.stderr)
+        config = dataclasses.replace(configs[name])  # anew: weights that it begins with may have come into being
         folder = Path(config.run_dir) / config.run_name()
         begun = (folder / "checkpoints" / "last.pt").is_file() and not typed["force"]
         try:
@@ -146,14 +150,16 @@ def _print(title: str, results: dict[str, dict[str, Any]], format: str) -> None:
     rows = []
     for name, result in results.items():
         cells = [_cell(heading, result.get(COLUMNS[heading][0], {}).get(COLUMNS[heading][1])) for heading in shown]
-        size = f"{result['parameters']:,}" if "parameters" in result else ""
-        rows.append([name, result["status"], *cells, size, result.get("run_dir", "")])
-    output.print_table(title, ["variant", "status", *shown, "parameters", "results"], rows)
+        rows.append([name if result["status"] == "finished" else f"{name} ({result['status']})", *cells])
+    output.print_table(title, ["variant", *shown], rows)
+    for name, result in results.items():
+        if "run_dir" in result:
+            print(f"{name}: {result['run_dir']}")
 
 
 def _cell(heading: str, value: float | None) -> str:
     if value is None:
         return ""
-    if heading == "best epoch":
-        return f"{value:.0f}"
+    if heading in ("epoch", "parameters left"):
+        return f"{value:,.0f}"
     return f"{value:.4f}" if "acc" in heading else f"{value:.1%}"

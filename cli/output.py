@@ -129,9 +129,9 @@ def print_result(result: dict[str, Any], format: str) -> None:
         (f"training {name}", f"train/{metric}", "{:.4f}"),
         ("validation loss", "val/loss", "{:.4f}"),
         ("Jumpstart loss (training)", "train/JR_loss", "{:.4f}"),
-        ("dead units", "train/jr/unit_dead_ratio", "{:.1%}"),
-        ("linear units", "train/jr/unit_linear_ratio", "{:.1%}"),
-        ("points dead in some layer", "train/jr/point_dead_ratio", "{:.1%}"),
+        ("dead units (validation)", "val/jr/unit_dead_ratio", "{:.1%}"),
+        ("linear units (validation)", "val/jr/unit_linear_ratio", "{:.1%}"),
+        ("points dead in some layer", "val/jr/point_dead_ratio", "{:.1%}"),
     ]
     rows = [
         [label, *(form.format(row[key]) if row.get(key) is not None else "" for row in (best, last))]
@@ -171,12 +171,14 @@ def verdict(result: dict[str, Any]) -> str:
     best = result["best"]
     if not best:
         return "no epoch was completed"
+    if result.get("config", {}).get("fast_dev_run"):
+        return "one step, one validation and one test went well"
     metric = result["monitor"]
     value, chance = best[metric], result["chance"]
     accuracy = metric.endswith("acc")
     luck = 3 * math.sqrt(chance * (1 - chance) / result["rows"]["val"]) if accuracy else 0.0
     text = f"validation {'accuracy' if accuracy else 'R2'} {value:.3f}, a constant guess has {chance:.3f}"
-    dead = best.get("train/jr/unit_dead_ratio")
+    dead = best.get("val/jr/unit_dead_ratio")
     if dead is not None and not math.isnan(dead):
         text += f"; {dead:.0%} of the units are dead"
     learned = "trained" if value > chance + max(0.05, luck) else "did not train"

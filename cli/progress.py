@@ -144,7 +144,7 @@ def facts(row: dict[str, float]) -> dict[str, str]:
     for key, name in (("val/acc", "val acc"), ("val/r2", "val R2")):
         if key in row:
             found[name] = f"{row[key]:.3f}"
-    for key, name in (("train/jr/unit_dead_ratio", "dead"), ("train/jr/unit_linear_ratio", "linear")):
+    for key, name in (("val/jr/unit_dead_ratio", "dead"), ("val/jr/unit_linear_ratio", "linear")):
         if key in row:
             found[name] = f"{row[key]:.0%}"
     for unit in ("elements", "units", "gates"):

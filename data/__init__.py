@@ -276,6 +276,8 @@ def _is_dynamic(name: str) -> bool:
         return False
     if Path(name).expanduser().is_dir():
         return True
+    if os.sep in name and not Path(name).expanduser().exists():
+        raise UserError(f"there is no file or folder {name!r}", "dataset")
     if os.sep in name or Path(name).is_file():
         raise UserError(
             f"{name!r} is no table that regx reads; use {', '.join(SUFFIXES)}, or a folder of images", "dataset"

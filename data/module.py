@@ -100,6 +100,11 @@ class DataModule:
     target_std: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
 
+    def __repr__(self) -> str:
+        sizes = "/".join(str(size) for size in self.sizes().values())
+        shape = "x".join(map(str, self.input_shape))
+        return f"DataModule({self.name}: {sizes} rows, {shape} inputs, {len(self.classes)} classes)"
+
     @property
     def input_shape(self) -> tuple[int, ...]:
         """Shape of one sample, without the batch axis."""

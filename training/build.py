@@ -6,6 +6,7 @@ import ctypes
 import os
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -18,6 +19,8 @@ from regx.models import create as create_model
 from regx.models import pretrained
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations, Regularizer
+from regx.regularizers.preactivations import ACTIVATIONS
+from regx.training import identity
 from regx.training.config import RunConfig
 from regx.training.distributed import World, from_environment
 from regx.training.experiments import RectangularConfig
@@ -114,8 +117,11 @@ def build(
     _check_batches(config, data, world, model)
     notes: list[str] = []
     if config.pretrained and not resumes:
+        path, digest = identity.unmarked(config.pretrained)
+        if digest and Path(path).is_file() and identity.unmarked(identity.marked(path))[1] != digest:
+            raise UserError(f"{path} is no longer what it was when this run was configured", "pretrained")
         with world.one_after_the_other():
-            notes = pretrained.load(model, config.pretrained, name=config.model_name())
+            notes = pretrained.load(model, path, name=config.model_name())
     if device.type == "cpu" and data.images:
         keep_memory()
     if config.channels_last and data.images:
@@ -125,6 +131,10 @@ def build(
     elif device.type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL_NETWORK:
         torch.set_num_threads(1)
     penalties = _penalties(config, model)
+    if config.batch_size != "full" and data.images and int(config.batch_size) > len(data.train):
+        notes.append(f"a batch of {config.batch_size} is more than there are: every epoch is one step")
+    if config.log_status and not _can_be_hooked(model, config):
+        notes.append("no unit and point status: the network has no activation modules to hook; --hook-at layer may do")
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties), world)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks
@@ -147,6 +157,9 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
     """The regularizers of the configuration, attached to the model."""
     penalties: list[Penalty] = []
     for number, item in enumerate(config.penalties(), start=1):
+        measured = item.name == "jumpstart" and item.strength.peak == 0
+        if measured and not (config.log_status and _can_be_hooked(model, config)):
+            continue  # its hooks would cost time for nothing
         try:
             regularizer = REGULARIZERS[item.name].load()(model, **item.options)
             for strength in (item.strength.peak, item.strength.base):  # refused now, not in some later epoch
@@ -163,8 +176,8 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
             raise UserError(
                 f"there is no loss of {item.name} in the training loss that could be clipped", "lambda_clip"
             )
-        if isinstance(regularizer, Jumpstart) and item.strength.peak == 0:
-            regularizer.preactivations.differentiable = False  # it is measured only
+        if measured:
+            regularizer.preactivations.differentiable = False
         _refuse_double_gates(item.text, regularizer, penalties)
         label = "JR_loss" if item.name == "jumpstart" else f"{item.name}_loss"
         if any(penalty.label == label for penalty in penalties):
@@ -191,9 +204,14 @@ def _refuse_idle(config: RunConfig, data: DataModule) -> None:
             raise UserError(f"is for images; {inputs}", item.name)
 
 
+def _can_be_hooked(model: nn.Module, config: RunConfig) -> bool:
+    """Whether the model has modules whose pre-activations can be read; functions cannot be hooked."""
+    return config.hook_at == "layer" or any(isinstance(module, ACTIVATIONS) for module in model.modules())
+
+
 def _preactivations(config: RunConfig, model: nn.Module, penalties: list[Penalty]) -> Preactivations | None:
     """The hooks that status is read from: Jumpstart's own where there is one, so that nothing is reduced twice."""
-    if not config.log_status:
+    if not (config.log_status and _can_be_hooked(model, config)):
         return None
     for penalty in penalties:
         if isinstance(penalty.regularizer, Jumpstart):
@@ -216,7 +234,8 @@ def _check_batches(config: RunConfig, data: DataModule, world: World, model: nn.
     if batch == "full":
         sizes = [rows]
     else:
-        if data.images and int(batch) > rows:
+        default = next(item.default for item in options_of(type(config)) if item.name == "batch_size")
+        if data.images and int(batch) > rows and batch != default:
             raise UserError(
                 f"{batch} is more than the {rows} images to train on; use at most that, or full", "batch_size"
             )

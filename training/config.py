@@ -19,13 +19,14 @@ import yaml
 
 from regx.data import IMAGE_OPTIONS
 from regx.data import OPTIONS as DATA_OPTIONS
+from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError
 from regx.parameters import Bounds
 from regx.registry import Info
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Strength, parse, strength
 from regx.regularizers.spec import inlined
-from regx.training import schedules
+from regx.training import identity, schedules
 from regx.training.options import (
     DATA,
     HARDWARE,
@@ -349,6 +350,10 @@ class RunConfig:
     def __post_init__(self) -> None:
         for item in options_of(type(self)):
             object.__setattr__(self, item.name, item.check(getattr(self, item.name)))
+        if self._own_data():
+            object.__setattr__(self, "dataset", identity.absolute(self.dataset))
+        if self.pretrained:
+            object.__setattr__(self, "pretrained", identity.marked(self.pretrained))
         # A tree in a file becomes part of the configuration, and so of the run's hash.
         object.__setattr__(self, "regularizer", [inlined(text) for text in self.regularizer])
         self.check()
@@ -434,6 +439,10 @@ class RunConfig:
             found.append(PenaltyConfig(text, spec.name, options, values))
         return found
 
+    def _own_data(self) -> bool:
+        """Whether the dataset is a file or folder of the user's that is there."""
+        return self.dataset not in DATASETS and Path(self.dataset).expanduser().exists()
+
     def is_default(self, item: Option) -> bool:
         """Whether an option is what it is where nobody sets it."""
         return getattr(self, item.name) == item.default
@@ -454,9 +463,10 @@ class RunConfig:
         changed = {
             o.key: getattr(self, o.name) for o in options_of(type(self)) if o.identity and not self.is_default(o)
         }
-        path = Path(self.dataset)
-        if path.suffix in (".csv", ".tsv", ".parquet") and path.is_file():
-            changed["dataset"] = hashlib.sha256(path.read_bytes()).hexdigest()
+        if self._own_data():
+            changed["dataset"] = identity.of_data(Path(self.dataset))
+        if self.pretrained:
+            changed["pretrained"] = identity.unmarked(self.pretrained)[1] or self.pretrained
         return {"experiment": self.experiment} | changed
 
     def hash(self) -> str:

@@ -103,6 +103,11 @@ def restarted() -> bool:
     return any(int(os.environ.get(name, "0")) > 0 for name in (RESTARTS, "TORCHELASTIC_RESTART_COUNT"))
 
 
+def is_launched() -> bool:
+    """Whether `regx ... --devices N` has started this process, and will start it anew."""
+    return RESTARTS in os.environ
+
+
 def is_broken(error: Exception) -> bool:
     """Whether an error says that another process cannot be reached any more."""
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))

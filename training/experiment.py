@@ -142,7 +142,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
     metrics = MetricsFile(folder.metrics, keep_to=trainer.epochs_done)
     speed = MetricsFile(folder.speed, keep_to=trainer.epochs_done) if config.log_speed else None
     write_csv(folder.coverage, experiment.coverage())
-    observer.started([*experiment.describe(), f"run folder: {folder.path}"])
+    place = [f"going on after epoch {trainer.epochs_done}, step {trainer.step}"] if state else []
+    observer.started([*experiment.describe(), f"run folder: {folder.path}", *place])
     tracker = tracking.start(
         mode=config.wandb,  # type: ignore[arg-type]
         run_dir=folder.path,
@@ -186,6 +187,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         if finished:
             on_checkpoint()
             trainer.alone()
+        elif trainer.best.weights:
+            _save_best(experiment, folder)  # somebody may want no more than this
         result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
         if finished:
             _save_best(experiment, folder)
@@ -213,7 +216,8 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         raise
     except Exception as error:
         if distributed.is_broken(error):  # the folder stays as it is
-            raise LostContact(f"lost contact to another process; `regx resume {folder.path}` goes on") from error
+            then = "" if distributed.is_launched() else f"; `regx resume {folder.path}` goes on"
+            raise LostContact(f"lost contact to another process{then}") from error
         result = _result(experiment, folder, "failed", "error") | {"error": traceback.format_exc(limit=-1).strip()}
         write_atomically(folder.result, to_json(result))
         raise

@@ -185,6 +185,8 @@ def read(path: Path) -> dict[str, Any]:
     Raises:
         UserError: no such file, not YAML, or not a mapping.
     """
+    if (path / "config.yaml").is_file():  # a run folder
+        path = path / "config.yaml"
     try:
         values = yaml.safe_load(sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -61,7 +61,7 @@ def _figures(
     import pandas
 
     config, data, trainer = experiment.config, experiment.data, experiment.trainer
-    title = f"{data.name}, {config.experiment} {config.shape()}, {config.penalty_title()}"
+    title = f"{Path(data.name).name}, {config.experiment} {config.shape()}, {config.penalty_title()}"
     epoch = trainer.best.epoch
     yield "learning_curves", plots.learning_curves(pandas.read_csv(folder.metrics), title=title, best_epoch=epoch)
     for stage in list(tables)[:1]:

@@ -209,7 +209,7 @@ def test_shell_completion_knows_datasets() -> None:
 
 def test_verdict_needs_more_than_luck() -> None:
     def result(value: float, rows: int) -> dict[str, object]:
-        best = {"val/acc": value, "train/jr/unit_dead_ratio": 0.25}
+        best = {"val/acc": value, "val/jr/unit_dead_ratio": 0.25}
         return {"status": "finished", "best": best, "monitor": "val/acc", "chance": 0.5, "rows": {"val": rows}}
 
     assert verdict(result(0.585, 200)).startswith("did not train: validation accuracy 0.585")

@@ -86,7 +86,7 @@ def test_values_from_a_command_line_are_converted() -> None:
         ("iris", {"n_samples": 10}, "n_samples: iris is not a toy set"),
         ("uci:900", {"noise": 0.3}, "noise: uci:900 is not a toy set"),
         ("iris", {"data_dir": __file__}, "data_dir: "),
-        ("data.xlsx/", {}, "'data.xlsx/' is no table that regx reads; use .csv, .tsv, .parquet"),
+        ("data.xlsx/", {}, "there is no file or folder 'data.xlsx/'"),
         ("iris", {"subset": 3}, "iris: the training part would have 1 of 3 rows"),
     ],
 )

@@ -156,7 +156,7 @@ def test_shared_start_of_layer_names_is_said_once() -> None:
     layers = [f"hidden.activation{index}" for index in range(12)]
     assert layer_axis(layers) == ("layer (hidden.activation…)", [str(index) for index in range(12)])
     assert layer_axis(["relu", "layer1.0.relu"]) == ("layer", ["relu", "layer1.0.relu"])
-    assert layer_axis(["relu", "a.very.long.name.of.a.layer"]) == ("layer", ["relu", "….long.name.of.a.layer"])
+    assert layer_axis(["relu", "a.very.long.name.of.a.layer"]) == ("layer", ["relu", "a.very.lon….of.a.layer"])
 
 
 def test_map_refuses_what_it_cannot_draw() -> None:

@@ -132,8 +132,12 @@ def test_what_is_listed_says_everything() -> None:
     assert [row.name for row in rows] == [recipe.name for recipe in RECIPES]
     for row, recipe in zip(rows, RECIPES, strict=True):
         assert row.facts["variants"] == ", ".join(recipe.variants)
+        lines = [line.strip() for line in row.description.splitlines()]
         for key, value in recipe.options.items():
-            assert f"{key}: {value}" in row.description.splitlines()
+            for item in value if isinstance(value, list) else [value]:
+                flag = key.replace("_", "-")
+                typed = {True: f"--{flag}", False: f"--no-{flag}"} if isinstance(item, bool) else {}
+                assert typed.get(item, f"--{flag} {item!r}" if "(" in str(item) else f"--{flag} {item}") in lines
 
 
 def test_an_unknown_recipe_names_the_nearest() -> None:

@@ -1,6 +1,7 @@
 """Predictions against the truth: confusion matrix of a classification, scatter of a regression."""
 
 import math
+import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -84,7 +85,7 @@ def confusion_matrix(matrix: np.ndarray, classes: Sequence[str], title: str = ""
         cell_lines(axes, count, count)
     bar = figure.colorbar(image, ax=axes, fraction=0.045, pad=0.03)
     style_bar(bar, "share of the true class")
-    set_title(axes, title)
+    set_title(axes, textwrap.fill(title, max(24, int(8 * (side + 1)))))
     return figure
 
 

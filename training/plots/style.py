@@ -101,8 +101,11 @@ def percent(share: float) -> str:
 
 
 def shortened(name: str, most: int) -> str:
-    """Keeps the end of a long name, as that is where the names of layers differ."""
-    return name if len(name) <= most else "…" + name[-most + 1 :]
+    """Cuts the middle out of a long name: names of layers differ in the number of a block or at their end."""
+    if len(name) <= most:
+        return name
+    kept = most - 1
+    return f"{name[: kept // 2]}…{name[-(kept - kept // 2) :]}"
 
 
 def literal(text: str) -> str:

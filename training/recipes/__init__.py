@@ -205,11 +205,29 @@ RECIPES = (
 )
 
 
+def _typed(options: dict[str, Any]) -> str:
+    """Options as they are typed, a line each."""
+    lines = []
+    for key, value in options.items():
+        flag = key.replace("_", "-")
+        if isinstance(value, bool):
+            lines.append(f"--{flag}" if value else f"--no-{flag}")
+        else:
+            lines += [f"--{flag} {item!r}" if "(" in str(item) else f"--{flag} {item}" for item in _listed(value)]
+    return "\n".join(f"        {line}" for line in lines)
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
+
+
 def rows() -> Iterable[Info]:
     """The registry's rows."""
     for recipe in RECIPES:
-        listed = [f"{key}: {value}" for key, value in recipe.options.items()]
-        variants = [f"{name}: {options or 'as above'}" for name, options in recipe.variants.items()]
+        listed = [_typed(recipe.options)]
+        variants = [
+            f"    {name}:\n{_typed(options) or '        as above'}" for name, options in recipe.variants.items()
+        ]
         parts = [recipe.summary + ".", "\n".join(listed), *(["Variants", "\n".join(variants)] if variants else [])]
         text, facts = "\n\n".join(parts), {"variants": ", ".join(recipe.variants)}
         yield Info(recipe.name, recipe.summary, f"{__name__}:RECIPES", (), text, recipe.source, facts=facts)
