@@ -32,6 +32,13 @@ def test_the_loop_runs_as_printed() -> None:
     assert not any(module._forward_hooks or module._forward_pre_hooks for module in model.modules())
 
 
+def test_the_loop_over_images_runs_as_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL) if "train.batches" in block)
+    torch.manual_seed(0)
+    exec(code, {})
+    assert capsys.readouterr().out.startswith("tensor(")
+
+
 @pytest.mark.parametrize(
     "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet|compare) [^#\n]*)", TEXT, flags=re.MULTILINE)))
 )
