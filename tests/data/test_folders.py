@@ -107,7 +107,7 @@ def test_a_wrong_layout_is_one_line_that_names_it(break_it, says: str, tmp_path:
 def test_too_few_classes_and_no_folder(tmp_path: Path) -> None:
     with pytest.raises(RunFailed, match=r"has 0 class folder\(s\), two are needed"):
         data.create(str(tmp_path))
-    with pytest.raises(UserError, match=r"'.*nowhere' is no table that regx reads; .* or a folder of images"):
+    with pytest.raises(UserError, match=r"there is no file or folder '.*nowhere'"):
         data.create(str(tmp_path / "nowhere"))
     assert data.fetch(str(tmp_path)) == "your own folder, nothing to fetch"
 
