@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch.distributed.rendezvous import rendezvous
 
 from regx.errors import RunFailed
 
@@ -130,7 +131,11 @@ def joined(device: torch.device) -> Iterator[World]:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     try:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        store, _, _ = next(rendezvous("env://"))
+        # A launcher that starts processes anew may keep its store, where the addresses of the dead ones still are.
+        store = dist.PrefixStore(f"start{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}", store)
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=store, rank=world.rank, world_size=world.size)
     except (ValueError, RuntimeError) as error:
         raise RunFailed(f"cannot reach the other processes: {' '.join(str(error).split())}") from error
     try:
