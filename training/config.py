@@ -22,11 +22,10 @@ from regx.data import OPTIONS as DATA_OPTIONS
 from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError
 from regx.parameters import Bounds
-from regx.registry import Info
 from regx.regularizers import REGISTRY as REGULARIZERS
-from regx.regularizers import Strength, parse, strength
+from regx.regularizers import parse, strength
 from regx.regularizers.spec import inlined
-from regx.training import identity, schedules
+from regx.training import identity, penalty_config, schedules
 from regx.training.options import (
     DATA,
     HARDWARE,
@@ -39,38 +38,7 @@ from regx.training.options import (
     option,
     options_of,
 )
-
-
-@dataclass(frozen=True)
-class PenaltyConfig:
-    """One regularizer of a run.
-
-    Attributes:
-        text: what somebody typed.
-        name: its name in the registry.
-        options: its own options.
-        strength: its strength over the epochs.
-    """
-
-    text: str
-    name: str
-    options: dict[str, Any]
-    strength: Strength
-
-
-def _makes_zeros(info: Info) -> bool:
-    """Whether a stronger penalty leads to more exact zeros; of a mask, the strength says how many."""
-    return info.facts["zeros"] != "none" and info.facts["kind"] != "masks"
-
-
-def _has_loss(info: Info) -> bool:
-    return info.facts["kind"] != "masks"
-
-
-def _has_prox(info: Info) -> bool:
-    """Whether it has a proximal step that makes exact zeros."""
-    return _makes_zeros(info) and any(parameter.name == "prox" for parameter in info.parameters)
-
+from regx.training.penalty_config import PenaltyConfig
 
 _data = functools.partial(borrowed, (*DATA_OPTIONS, *IMAGE_OPTIONS), DATA)
 _jumpstart = functools.partial(borrowed, REGULARIZERS["jumpstart"].parameters, REGULARIZER)
@@ -381,22 +349,13 @@ class RunConfig:
             raise UserError("needs sparsity to be measured, not --log-sparsity no", "log_blocks")
         schedules.check(self)  # type: ignore[arg-type]
         penalties = self.penalties()  # which reads and checks every --regularizer
-        if not self.task_loss and not any(_has_loss(REGULARIZERS[p.name]) and p.strength.peak > 0 for p in penalties):
+        if not self.task_loss and not any(
+            penalty_config.has_loss(REGULARIZERS[p.name]) and p.strength.peak > 0 for p in penalties
+        ):
             raise UserError("without it and without a penalty above 0 there is nothing to train on", "task_loss")
         if self.lambda_ and all(parse(text).strength is not None for text in self.regularizer):
             raise UserError("every --regularizer names its own strength", "lambda_")
-        used = {penalty.name for penalty in penalties}
-        # hook_at, skip_last and skip_batchnorm also say where unit and point status is measured.
-        only_jumpstart = (
-            *("mode", "aggr", "tie_breaking", "sign_balance", "positive_margin", "negative_margin", "global_batch"),
-        )
-        able = {"optimize": _has_prox, "target_sparsity": _makes_zeros, "lambda_clip": _has_loss}
-        able |= dict.fromkeys(only_jumpstart, lambda row: row.name == "jumpstart")
-        for item in options_of(type(self)):
-            if item.name in able and getattr(self, item.name) != item.default:
-                known = [row.name for row in REGULARIZERS.rows.values() if able[item.name](row)]
-                if not used & set(known):
-                    raise UserError(f"is for none of this run's regularizers, but for {', '.join(known)}", item.name)
+        penalty_config.check(self, {penalty.name for penalty in penalties})  # type: ignore[arg-type]
 
     def penalties(self) -> list[PenaltyConfig]:
         """The regularizers with their options and strengths.
@@ -404,40 +363,7 @@ class RunConfig:
         Raises:
             UserError: a text that cannot be read, or options that exclude each other.
         """
-        shared = {item.name: getattr(self, item.name) for item in options_of(type(self)) if item.panel == REGULARIZER}
-        schedule: dict[str, Any] = {
-            parameter.name: shared.get(f"lambda_{parameter.name}", shared.get(parameter.name))
-            for parameter in strength.PARAMETERS
-        }
-        found = []
-        for text in self.regularizer:
-            spec = parse(text)
-            info = REGULARIZERS[spec.name]
-            own = {parameter.name for parameter in info.parameters}
-            options = {key: value for key, value in shared.items() if key in own} | spec.options
-            if _has_prox(info) and self.optimize == "prox":
-                options = {"prox": True} | options
-            idle = {
-                "target_sparsity": not _makes_zeros(info),
-                "clip": not _has_loss(info) or bool(options.get("prox")),
-                # A text with a schedule of its own does not want the other one's shape.
-                **dict.fromkeys(("other_end", "cycle_length", "oscillate", "gamma"), "schedule" in spec.schedule),
-            }
-            common = {key: value for key, value in schedule.items() if not idle.get(key)}
-            if "target_sparsity" in spec.schedule and not _makes_zeros(info):
-                raise UserError(f"{text!r}: target_sparsity is for penalties and gates that make zeros", "regularizer")
-            base = self.lambda_ if spec.strength is None else spec.strength
-            try:
-                values = Strength(base, **(common | spec.schedule))
-                values.check(self.epochs)
-            except UserError as error:
-                own |= {*spec.schedule, *(["strength"] if spec.strength is not None else [])}
-                if error.option in own:
-                    raise UserError(f"{text!r}: {error}", "regularizer") from None
-                flag = {"strength": "lambda_", "target_sparsity": "target_sparsity"}
-                raise UserError(error.message, flag.get(error.option or "", f"lambda_{error.option}")) from None
-            found.append(PenaltyConfig(text, spec.name, options, values))
-        return found
+        return penalty_config.read(self)  # type: ignore[arg-type]
 
     def _own_data(self) -> bool:
         """Whether the dataset is a file or folder of the user's that is there."""
