@@ -164,12 +164,12 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         if speed:
             speed.append(timed)
         tracker.log(row | timed, step=int(row["epoch"]))
-        observer.row(row, config.epochs)
+        observer.row(row, trainer.epochs)
         if config.plot_status and trainer.status and row["epoch"] % config.plot_every == 0:
             draw_status(trainer, folder, tracker, int(row["epoch"]), config.plot_points)
 
     def on_step(step: int) -> None:
-        observer.step(trainer.epoch, config.epochs, step, trainer.steps)
+        observer.step(trainer.epoch, trainer.epochs, step, trainer.steps)
 
     def on_checkpoint() -> None:
         if not trainer.stepper.weights_are_finite():

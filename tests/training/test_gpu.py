@@ -10,24 +10,9 @@ from regx.training import experiment
 from regx.training.build import Experiment, build
 from regx.training.experiments import RectangularConfig, ResNetConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
+from tests.training.silent import Silent
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def started(self, lines: list[str]) -> None:
-        pass
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        pass
-
-    def row(self, row: dict[str, float], epochs: int) -> None:
-        pass
-
-    def warn(self, message: str) -> None:
-        pass
 
 
 def test_first_epochs_equal_those_of_the_cpu(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from regx.training.ema import Ema
 from regx.training.experiment import run
 from regx.training.experiments import RectangularConfig
 from regx.training.folder import load_checkpoint, save_checkpoint
+from tests.training.silent import Silent
 
 # One text per regularizer that acts strongly enough to be seen within a few steps.
 SPECS = {
@@ -200,14 +201,7 @@ def test_best_weights_are_those_of_the_average_and_gates_are_folded(tmp_path: Pa
     c = config(
         "l0=2", dataset="digits", width=16, epochs=12, ema=0.99, lr=0.03, run_dir=str(tmp_path), wandb="disabled"
     )
-
-    class Quiet:
-        def started(self, lines: list[str]) -> None: ...
-        def step(self, epoch: int, epochs: int, step: int, steps: int) -> None: ...
-        def row(self, row: dict[str, float], epochs: int) -> None: ...
-        def warn(self, message: str) -> None: ...
-
-    result = run(c, Quiet(), argv=["regx"])
+    result = run(c, Silent(), argv=["regx"])
     assert result["status"] == "finished"
     folder = Path(result["run_dir"])
     plain = create_model("rectangular", input_shape=(64,), output_size=10, **c.model_options())

@@ -11,6 +11,7 @@ import torch
 from regx.training import experiment
 from regx.training.build import Experiment, build
 from regx.training.experiments import ResNetConfig
+from tests.training.silent import Silent
 
 KEYS = [
     "epoch",
@@ -19,22 +20,6 @@ KEYS = [
     "speed/val_seconds",
     "speed/peak_memory_mb",
 ]
-
-
-class Silent:
-    """An observer that says nothing."""
-
-    def started(self, lines: list[str]) -> None:
-        pass
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        pass
-
-    def row(self, row: dict[str, float], epochs: int) -> None:
-        pass
-
-    def warn(self, message: str) -> None:
-        pass
 
 
 def config(**options: Any) -> ResNetConfig:
