@@ -20,7 +20,7 @@ from regx.models import pretrained
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.regularizers import Jumpstart, Preactivations, Regularizer
 from regx.regularizers.preactivations import ACTIVATIONS
-from regx.training import identity
+from regx.training import identity, penalty_config
 from regx.training.config import RunConfig
 from regx.training.distributed import World, from_environment
 from regx.training.experiments import RectangularConfig
@@ -156,7 +156,8 @@ def _model(config: RunConfig, data: DataModule) -> nn.Module:
 def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
     """The regularizers of the configuration, attached to the model."""
     penalties: list[Penalty] = []
-    for number, item in enumerate(config.penalties(), start=1):
+    wanted = config.penalties()
+    for label, item in zip(penalty_config.labels(wanted), wanted, strict=True):
         measured = item.name == "jumpstart" and item.strength.peak == 0
         if measured and not (config.log_status and _can_be_hooked(model, config)):
             continue  # its hooks would cost time for nothing
@@ -179,9 +180,6 @@ def _penalties(config: RunConfig, model: nn.Module) -> list[Penalty]:
         if measured:
             regularizer.preactivations.differentiable = False
         _refuse_double_gates(item.text, regularizer, penalties)
-        label = "JR_loss" if item.name == "jumpstart" else f"{item.name}_loss"
-        if any(penalty.label == label for penalty in penalties):
-            label = f"{label}_{number}"
         penalties.append(Penalty(regularizer, item.strength, item.name, label, config.epochs))
     return penalties
 

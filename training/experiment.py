@@ -48,11 +48,25 @@ class Observer(Protocol):
 
 
 def run(
-    config: RunConfig, observer: Observer, *, argv: list[str], force: bool = False, folder: RunFolder | None = None
+    config: RunConfig,
+    observer: Observer,
+    *,
+    argv: list[str],
+    force: bool = False,
+    folder: RunFolder | None = None,
+    end: Callable[[dict[str, float]], str | None] = lambda row: None,
 ) -> dict[str, Any]:
     """Trains what `config` describes and returns `result.json`; a folder that is given is resumed.
 
     A configuration whose folder has already ended is not trained again (unless `force`): its result is returned.
+
+    Args:
+        config: what to train.
+        observer: told what happens.
+        argv: the command line, for env.json.
+        force: train again what has ended.
+        folder: a run folder to go on in.
+        end: asked after every logged row whether the run shall end there, and why (a word for `ended` of the result).
 
     Raises:
         UserError: the configuration asks for what cannot be, or the folder holds an unfinished run.
@@ -73,7 +87,7 @@ def run(
                 folder.clear()
             try:
                 run_id = folder.create(config, argv)
-                return _carry_out(experiment, folder, observer, run_id)
+                return _carry_out(experiment, folder, observer, run_id, end)
             except OSError as error:
                 place = error.filename or folder.path
                 raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
@@ -134,7 +148,13 @@ def _follow(experiment: Experiment) -> dict[str, Any]:
     return FOLLOWS
 
 
-def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, run_id: str) -> dict[str, Any]:
+def _carry_out(
+    experiment: Experiment,
+    folder: RunFolder,
+    observer: Observer,
+    run_id: str,
+    end: Callable[[dict[str, float]], str | None],
+) -> dict[str, Any]:
     config, trainer = experiment.config, experiment.trainer
     state = _ask_first(lambda: _checkpoint(folder, config), trainer.world)
     if state:
@@ -167,6 +187,7 @@ def _carry_out(experiment: Experiment, folder: RunFolder, observer: Observer, ru
         observer.row(row, trainer.epochs)
         if config.plot_status and trainer.status and row["epoch"] % config.plot_every == 0:
             draw_status(trainer, folder, tracker, int(row["epoch"]), config.plot_points)
+        trainer.ended_by = end(row)
 
     def on_step(step: int) -> None:
         observer.step(trainer.epoch, trainer.epochs, step, trainer.steps)

@@ -39,6 +39,10 @@ from regx.training.config import RunConfig
 CHECKPOINT_FORMAT = 3
 
 
+class InUse(RunFailed):
+    """Another process is running in the folder."""
+
+
 class RunFolder:
     """Paths and files of one run.
 
@@ -110,7 +114,7 @@ class RunFolder:
         """Makes the folder, where there is none, and holds it for this process.
 
         Raises:
-            RunFailed: the folder cannot be written, or another process is running in it.
+            RunFailed: the folder cannot be written; `InUse` where another process is running in it.
         """
         from filelock import FileLock, Timeout
 
@@ -119,9 +123,7 @@ class RunFolder:
             lock = FileLock(self.path / ".lock")
             lock.acquire(timeout=0)
         except Timeout:
-            raise RunFailed(
-                f"{self.path} is in use by another process; wait for it or choose another --run-dir"
-            ) from None
+            raise InUse(f"{self.path} is in use by another process; wait for it or choose another --run-dir") from None
         except OSError as error:
             raise RunFailed(
                 f"cannot write run folder {self.path}: {error.strerror}; choose another --run-dir"

@@ -111,6 +111,7 @@ class Trainer:
         self.best = Best()
         self.last: dict[str, float] = {}
         self.last_lr = config.lr
+        self.ended_by: str | None = None  # what somebody outside ends the run with, after the present row
 
     def fit(
         self,
@@ -128,7 +129,7 @@ class Trainer:
             on_step: called after every step with the number of steps done of the epoch.
 
         Returns:
-            Why it ended: `epochs`, `stop_at`, `patience` or `interrupted`.
+            Why it ended: `epochs`, `stop_at`, `patience`, `interrupted`, or the word in `ended_by`.
 
         Raises:
             RunFailed: the loss is no longer finite, or an image cannot be read.
@@ -453,6 +454,8 @@ class Trainer:
 
     def _ended(self) -> str | None:
         config = self.config
+        if self.ended_by:
+            return self.ended_by
         if self.best.epoch < self.settles:
             return None
         if config.stop_at is not None and self.best.metric >= config.stop_at:

@@ -41,6 +41,15 @@ def has_loss(info: Info) -> bool:
     return info.facts["kind"] != "masks"
 
 
+def labels(penalties: list[PenaltyConfig]) -> list[str]:
+    """Names of the penalties' losses in the log; one that occurs again has its number in the list."""
+    found: list[str] = []
+    for number, item in enumerate(penalties, start=1):
+        label = "JR_loss" if item.name == "jumpstart" else f"{item.name}_loss"
+        found.append(f"{label}_{number}" if label in found else label)
+    return found
+
+
 def has_prox(info: Info) -> bool:
     """Whether it has a proximal step that makes exact zeros."""
     return makes_zeros(info) and any(parameter.name == "prox" for parameter in info.parameters)

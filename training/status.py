@@ -24,27 +24,9 @@ from torch.nn import functional as F
 from regx.errors import UserError
 from regx.regularizers.preactivations import Preactivations
 from regx.training.distributed import World
+from regx.training.log_keys import STATUS as KEYS
 
 DEAD, LINEAR, NONLINEAR, ABSENT = -1, 0, 1, -2
-
-KEYS = (
-    "positive_unit_loss",
-    "negative_unit_loss",
-    "positive_point_loss",
-    "negative_point_loss",
-    "unit_loss",
-    "point_loss",
-    "unit_dead_ratio",
-    "unit_linear_ratio",
-    "unit_nonlinear_ratio",
-    "point_dead_ratio",
-    "point_linear_ratio",
-    "point_nonlinear_ratio",
-    "deathness_ratio",
-    "linearity_ratio",
-    "nonlinearity_ratio",
-    "point_efficiency",
-)
 
 # Extremes wait, unreduced, until this many numbers (16 MiB) lie there: many small batches cost one reduction together.
 _WAITING_LIMIT = 2**22
