@@ -2,10 +2,11 @@
 
 from setuptools import find_packages, setup
 
-FOLDERS = ["cli", "data", "models", "regularizers", "training"]
+FOLDERS = ["analysis", "cli", "data", "models", "regularizers", "sweeps", "training"]
 PATTERNS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
 
 setup(
     packages=["regx", *(f"regx.{name}" for name in find_packages(include=PATTERNS))],
     package_dir={"regx": "regx", **{f"regx.{folder}": folder for folder in FOLDERS}},
+    package_data={"regx.sweeps": ["registry/*.yaml"]},
 )

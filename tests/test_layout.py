@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = ("cli", "data", "models", "regularizers", "training")
+FOLDERS = ("analysis", "cli", "data", "models", "regularizers", "sweeps", "training")
 # What each room may import of regx; `regx` stands for the foundation (errors, parameters, registry).
 ALLOWED = {
     "regx": {"cli"},  # only __main__
@@ -17,7 +17,9 @@ ALLOWED = {
     "models": set(),
     "data": set(),
     "training": {"data", "models", "regularizers"},
-    "cli": {"training", "data", "models", "regularizers"},
+    "sweeps": {"training", "data", "models", "regularizers"},
+    "analysis": {"training"},
+    "cli": {"sweeps", "analysis", "training", "data", "models", "regularizers"},
 }
 
 

@@ -1,0 +1,156 @@
+"""What a sweep will run: its trials in order, and what has become of them."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from regx.errors import RunFailed, UserError
+from regx.sweeps import distributions, trial
+from regx.sweeps.definition import Sweep
+from regx.sweeps.trial import Trial
+from regx.training.folder import RunFolder
+
+# Every how many of a long list of trials one is checked as a whole before anything runs.
+CHECKED = 2000
+# More runs than this are only begun after a question.
+MANY = 1000
+
+FINISHED, FAILED, UNFINISHED, NEW = "finished", "failed", "unfinished", "new"
+
+
+def trials(sweep: Sweep, folder: Path) -> list[Trial]:
+    """All trials of a grid or a random search, each once, in the order in which they run.
+
+    A search by `bayes` is not known beforehand: of it, those that have been begun.
+
+    Raises:
+        UserError: no point fulfils the conditions, or one asks for what cannot be.
+    """
+    found: dict[str, Trial] = {}
+    points = 0
+    for point in _points(sweep, folder):
+        made = expand(sweep, folder, point)
+        found |= {item.key: item for item in made}
+        points += bool(made)
+        if points == sweep.run_cap:
+            break
+    if not found and sweep.method != "bayes":
+        raise UserError(f"{sweep.path}: no configuration fulfils the conditions of its sidecar")
+    return _ordered(list(found.values()), sweep)
+
+
+def expand(sweep: Sweep, folder: Path, point: dict[str, Any]) -> list[Trial]:
+    """The trials of a point, one per seed.
+
+    Raises:
+        UserError: options of the point that exclude each other.
+    """
+    try:
+        made = [trial.make(sweep, point, seed, folder) for seed in sweep.seeds()]
+    except UserError as error:
+        shown = ", ".join(f"{name}={value!r}" for name, value in point.items())
+        raise UserError(f"{sweep.path}: {shown}: {error}") from None
+    return [item for item in made if item is not None]
+
+
+def _points(sweep: Sweep, folder: Path) -> Iterator[dict[str, Any]]:
+    if sweep.method == "grid":
+        return distributions.grid(sweep.parameters)
+    if sweep.method == "random":
+        draws = (distributions.random(sweep.parameters, 0, index) for index in itertools.count())
+        # Of a small space with many conditions, the draws that fulfil them may never come.
+        return itertools.islice(draws, 1000 * (sweep.run_cap or 1))
+    return (note["point"] for note in read_notes(folder, sweep.name) if _within(sweep, note["point"]))
+
+
+def _within(sweep: Sweep, parameters: dict[str, Any]) -> bool:
+    """Whether a point of an earlier search lies in the space as it is now."""
+    try:
+        for name, distribution in sweep.parameters.items():
+            if name in parameters:
+                distribution.position(parameters[name])
+    except ValueError:
+        return False
+    return parameters.keys() <= sweep.parameters.keys()
+
+
+def _ordered(found: list[Trial], sweep: Sweep) -> list[Trial]:
+    """Links trials that begin with another's weights to it, and puts them after it."""
+    first = [item for item in found if trial.reference(item) is None]
+    later = []
+    for item in found:
+        label = trial.reference(item)
+        if label is None:
+            continue
+        same = [other for other in first if other.label == label and other.seed == item.seed and _beside(other, item)]
+        if len(same) != 1:
+            known = ", ".join(sorted({other.label for other in first if other.label}))
+            raise UserError(f"{sweep.path}: pretrained: no trial is called {label!r}; there are: {known}")
+        later.append(dataclasses.replace(item, after=same[0]))
+    return first + later
+
+
+def _beside(one: Trial, other: Trial) -> bool:
+    """Whether two trials differ in nothing but what their labels stand for."""
+    plain = [
+        {key: value for key, value in item.parameters.items() if not isinstance(value, dict)} for item in (one, other)
+    ]
+    return plain[0] == plain[1]
+
+
+def check(sweep: Sweep, found: list[Trial]) -> None:
+    """Builds the configurations, as training would, and looks for the metric among what they log.
+
+    Raises:
+        UserError: with the file and the first trial that cannot be.
+    """
+    step = max(1, len(found) // CHECKED)
+    for item in found[::step]:
+        try:
+            trial.check_metric(item)
+        except UserError as error:
+            sweep.document.fail(error.message, "metric", "name")
+
+
+def state(item: Trial) -> tuple[str, dict[str, Any]]:
+    """`finished`, `failed`, `unfinished` or `new`; and the result of one that has ended.
+
+    A run that hyperband ended is unfinished for a sweep without hyperband.
+    """
+    if item.after is not None and state(item.after)[0] != FINISHED:
+        return NEW, {}
+    folder = RunFolder(item.place())
+    result = folder.read_result()
+    if result is None:
+        return (UNFINISHED if folder.last.is_file() else NEW), {}
+    if result.get("ended") == trial.PRUNED and item.early is None:
+        return UNFINISHED, {}
+    return result["status"], result
+
+
+def read_notes(folder: Path, sweep: str) -> list[dict[str, Any]]:
+    """What the run folders of a sweep say of themselves.
+
+    Raises:
+        RunFailed: a file is corrupt.
+    """
+    found = []
+    for path in sorted(folder.glob(f"*/{trial.FILE}")):
+        try:
+            note = json.loads(path.read_text())
+        except json.JSONDecodeError:
+            raise RunFailed(f"{path} is corrupt; delete it") from None
+        if note.get("sweep") == sweep:
+            found.append(note)
+    return found
+
+
+def counts(states: Iterable[str]) -> dict[str, int]:
+    """How many trials are in which state."""
+    return dict(Counter(states))

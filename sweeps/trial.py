@@ -1,0 +1,258 @@
+"""One run of a sweep: its configuration, its folder, and how it is carried out, wherever that is."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from regx.errors import RunFailed, UserError
+from regx.sweeps.definition import LABEL, Metric, Sweep, bundle, leaf
+from regx.sweeps.hyperband import Hyperband
+from regx.training import launch
+from regx.training.config import RunConfig
+from regx.training.experiments import EXPERIMENTS, from_dict
+from regx.training.options import options_of
+
+if TYPE_CHECKING:
+    from regx.training.experiment import Observer
+    from regx.training.folder import RunFolder
+
+# What a run folder of a sweep holds besides a run's own files.
+FILE = "trial.json"
+# The end that hyperband puts to a run; one that ended so goes on where hyperband is asked for no more.
+PRUNED = "early_terminate"
+# Seconds between two looks at the other runs, for hyperband.
+ASK_EVERY = 5.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A configuration of a sweep and a seed.
+
+    Attributes:
+        sweep: name of the sweep.
+        experiment: `rectangular` or `resnet`.
+        label: what tables call it, where its parameters have a label.
+        parameters: the sweep's parameters, without the seed.
+        options: options of the run that these stand for, with the seed.
+        folder: parent of its run folder.
+        metric: what hyperband looks at.
+        early: hyperband.
+        after: the trial with whose best weights it begins.
+        settings: options that say where it is logged.
+        telling: parameters that are not the same in all trials.
+    """
+
+    sweep: str
+    experiment: str
+    label: str | None
+    parameters: dict[str, Any]
+    options: dict[str, Any]
+    folder: Path
+    metric: Metric | None = None
+    early: Hyperband | None = None
+    after: Trial | None = None
+    settings: dict[str, Any] = field(default_factory=lambda: {"wandb": "disabled"})
+    telling: tuple[str, ...] = ()
+
+    @property
+    def key(self) -> str:
+        """Identity within the sweep, which asks no file system."""
+        known = {option.key: option for option in options_of(EXPERIMENTS[self.experiment])}
+        telling = {key: value for key, value in self.options.items() if known[key].identity}
+        text = json.dumps([self.experiment, telling], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+    @property
+    def seed(self) -> int:
+        """Seed of the run."""
+        return self.options["seed"]
+
+    def config(self) -> RunConfig:
+        """The run's configuration.
+
+        Raises:
+            UserError: options that exclude each other.
+        """
+        options = self.options | self.settings | {"run_dir": str(self.folder), "group": self.sweep}
+        if self.after is not None:
+            options["pretrained"] = str(self.after.place() / "checkpoints" / "best.pt")
+        return from_dict(options, self.experiment)
+
+    def place(self) -> Path:
+        """Its run folder; only certain once the trial that it comes after has finished."""
+        return self.folder / self.config().run_name()
+
+    def describe(self) -> str:
+        """The trial in a few words, for a line of progress."""
+        words = [self.label] if self.label else []
+        for key, value in ((key, self.parameters[key]) for key in self.telling if key in self.parameters):
+            shown = {leaf(key): value} if not isinstance(value, dict) else {} if LABEL in value else value
+            words += [f"{name}={_short(item)}" for name, item in shown.items() if name != "seed"]
+        return " ".join([*words, f"seed={self.seed}"])
+
+    def note(self) -> dict[str, Any]:
+        """What trial.json holds."""
+        return {
+            "sweep": self.sweep,
+            "key": self.key,
+            "label": self.label,
+            "parameters": {key: value for key, value in flat(self.parameters).items() if leaf(key) != "seed"},
+            "seed": self.seed,
+            "point": self.parameters,
+        }
+
+
+def make(sweep: Sweep, parameters: dict[str, Any], seed: int | None, folder: Path) -> Trial | None:
+    """The trial of a point of the sweep's space; None where a condition of the sidecar leaves it out.
+
+    Raises:
+        UserError: options that exclude each other.
+    """
+    values = {key: option.default for key, option in sweep.options.items()} | _options(parameters)
+    dropped = [name for name, condition in sweep.sidecar.when.items() if not condition.holds(values)]
+    parameters = {name: value for name, value in parameters.items() if name not in dropped}
+    options = _options(parameters) | ({} if seed is None else {"seed": seed})
+    values = from_dict(options, sweep.experiment).as_dict()
+    labels = [value[LABEL] for value in parameters.values() if isinstance(value, dict) and LABEL in value]
+    label = " ".join(labels) or None
+    if not all(condition.holds(values | {"label": label}) for condition in sweep.sidecar.where):
+        return None
+    options["seed"] = values["seed"]
+    telling = tuple(name for name, distribution in sweep.parameters.items() if distribution.size() != 1)
+    return Trial(
+        *(sweep.name, sweep.experiment, label, parameters, options, folder, sweep.metric, sweep.early), telling=telling
+    )
+
+
+def _options(parameters: dict[str, Any]) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for name, value in parameters.items():
+        options |= bundle(value) if isinstance(value, dict) else {leaf(name): value}
+    return options
+
+
+def flat(parameters: dict[str, Any]) -> dict[str, Any]:
+    """Parameters with the options of a bundle under names of their own (`technique.lambda`), without its label."""
+    found: dict[str, Any] = {}
+    for name, value in parameters.items():
+        inside = {f"{name}.{key}": item for key, item in bundle(value).items()}
+        found |= inside if isinstance(value, dict) else {name: value}
+    return found
+
+
+def _short(value: Any) -> str:
+    text = f"{value:.4g}" if isinstance(value, float) else str(value)
+    return text if len(text) < 40 else text[:37] + "..."
+
+
+def reference(trial: Trial) -> str | None:
+    """The label of the trial with whose weights this one begins: `pretrained: "{label}"`."""
+    match = re.fullmatch(r"\{(.+)\}", str(trial.options.get("pretrained", "")))
+    return match[1] if match else None
+
+
+def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, Any]:
+    """Trains, or goes on from a checkpoint, or finds that it is done; returns `result.json`.
+
+    Raises:
+        UserError: the configuration asks for what cannot be.
+        RunFailed: it cannot be carried out here; `regx.training.folder.InUse` while another process trains it.
+    """
+    from regx.training import experiment
+    from regx.training.folder import RunFolder, to_json, write_atomically
+
+    config = trial.config()
+    folder = RunFolder(trial.place())
+    try:
+        folder.path.mkdir(parents=True, exist_ok=True)
+        if not (folder.path / FILE).is_file():
+            write_atomically(folder.path / FILE, to_json(trial.note()))
+    except OSError as error:
+        raise RunFailed(f"cannot write {folder.path}: {error.strerror}") from None
+    result = folder.read_result()
+    if result is not None and result.get("ended") == PRUNED and trial.early is None:
+        folder.result.unlink()
+    if launch.processes(config.devices) > 1:
+        return _launch(config, folder, trial)
+    more: dict[str, Any] = {"end": pruner(trial)} if trial.early else {}
+    return experiment.run(config, observer, argv=argv, folder=folder if folder.last.is_file() else None, **more)
+
+
+def _launch(config: RunConfig, folder: RunFolder, trial: Trial) -> dict[str, Any]:
+    """Trains in several processes, which a command of its own starts: their launcher wants to be a main program."""
+    from regx.training.folder import write_atomically
+
+    if trial.early:
+        raise UserError("early_terminate is for runs of one process", "devices")
+    write_atomically(folder.config, config.as_yaml())
+    command = [sys.executable, "-m", "regx", "resume", str(folder.path), "--format", "json"]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+        try:
+            _, said = process.communicate()
+        finally:
+            signal.signal(signal.SIGTERM, before)
+    if result := folder.read_result():
+        return result
+    if process.returncode == 130:
+        return {"status": "interrupted", "run_dir": str(folder.path)}
+    raise RunFailed((said.strip().splitlines() or [f"exit code {process.returncode}"])[-1])
+
+
+def pruner(trial: Trial) -> Callable[[dict[str, float]], str | None]:
+    """Decides after every row whether hyperband ends the run: it reads what the other runs of the sweep have logged."""
+    metric, early = trial.metric, trial.early
+    assert metric is not None and early is not None
+    own = trial.place()
+    asked = 0.0
+
+    def end(row: dict[str, float]) -> str | None:
+        nonlocal asked
+        history = read_history(own, metric.name)
+        # As W&B does, which asks again and again: the others may have come to this band only now.
+        if len(history) not in early.bands and time.monotonic() - asked < ASK_EVERY:
+            return None
+        asked = time.monotonic()
+        others = [path.parent for path in trial.folder.glob("*/metrics.csv") if path.parent != own]
+        histories = [read_history(path, metric.name) for path in others]
+        return PRUNED if early.stops(history, histories, metric.goal) else None
+
+    return end
+
+
+def read_history(folder: Path, key: str) -> list[float]:
+    """What a run has logged of a number so far; a line that is still being written is left out."""
+    import csv
+
+    try:
+        with (folder / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+    except OSError:
+        return []
+    return [float(row[key]) for row in rows if row.get(key) and None not in row.values()]
+
+
+def check_metric(trial: Trial) -> None:
+    """Raises `UserError` where the run would never log the sweep's metric."""
+    from regx.errors import did_you_mean
+    from regx.training import log_keys
+
+    if trial.metric is None:
+        return
+    known = log_keys.logged(trial.config())
+    if trial.metric.name not in known:
+        stage = trial.metric.name.partition("/")[0]
+        if stage == "test":
+            raise UserError(f"{trial.metric.name} is measured once, at the end; search by a metric of validation rows")
+        near = did_you_mean(trial.metric.name, known) or "; known: val/acc, val/loss, ..."
+        raise UserError(f"{trial.describe()} never logs {trial.metric.name!r}{near}")
