@@ -1,0 +1,1 @@
+"""What came out of runs: tables over configurations, techniques and datasets."""

@@ -1,0 +1,121 @@
+"""What a table is: a plain value, which the command line prints and `regx.analysis.render` writes."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any, Literal
+
+from regx.analysis.runs import Run
+from regx.analysis.statistics import spread
+from regx.errors import RunFailed, UserError
+
+Cell = str | float | int | None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table.
+
+    Columns `X mean` and `X std` are printed as one column `X`, 0.912 ± 0.013, and `X low` and `X high` as the interval
+    `X CI`, [0.900, 0.925]; CSV and JSON keep them apart.
+
+    Attributes:
+        title: one line.
+        columns: their names, all different.
+        rows: numbers stay numbers; None is an empty cell.
+        notes: what symbols mean, how many runs are missing, which choices were made.
+        formats: how numbers of a column are printed: a format of Python's, or `p` for a p value.
+    """
+
+    title: str
+    columns: list[str]
+    rows: list[list[Cell]]
+    notes: list[str] = field(default_factory=list)
+    formats: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TableSpec:
+    """What a table shall show; every table takes what concerns it.
+
+    Attributes:
+        by: parameters that make a row of `configurations` and `frontier`; None for all that vary. Of one that is left
+            out the best by validation is taken, and of datasets the mean.
+        rows: what `pivot` has as rows; what `key-metrics`, `win-draw-loss`, `ranks` and `uci` compare (`technique`);
+            the strength that `strengths` shows (`lambda`).
+        columns: what `pivot` has as columns.
+        metrics: names as in metrics.csv; None for the monitored one and its like on the test rows.
+        metric: what `pivot` shows.
+        baseline: label of the configuration that others are tested against, or `name=value,name=value`; None for the
+            label `Baseline`, where there is one.
+        sort: column to sort by; None for dataset, then the first metric.
+        goal: whether a high or a low first metric is better; None: low for losses, errors, dead and linear units.
+    """
+
+    by: Sequence[str] | None = None
+    rows: str | None = None
+    columns: str | None = None
+    metrics: Sequence[str] | None = None
+    metric: str | None = None
+    baseline: str | None = None
+    sort: str | None = None
+    goal: Literal["maximize", "minimize"] | None = None
+
+
+def is_minimised(metric: str, goal: str | None = None) -> bool:
+    """Whether the lower is the better one."""
+    if goal not in (None, "maximize", "minimize"):
+        raise UserError(f"{goal!r} is not among maximize, minimize", "goal")
+    if goal:
+        return goal == "minimize"
+    words = metric.rpartition("/")[2].split("_")
+    return any(word in ("loss", "rmse", "mae", "dead", "deathness", "linear", "linearity", "left") for word in words)
+
+
+def counted(number: int, noun: str) -> str:
+    """`1 dataset`, `2 datasets`."""
+    return f"{number} {noun}{'s' * (number != 1)}"
+
+
+def number_format(values: Iterable[Cell], name: str = "") -> str:
+    """How a column of a metric is printed: three decimals, none for counts, more digits where all are tiny."""
+    if re.search(r"/(parameters|macs)(_left)?\b", name):
+        return ",.0f"
+    biggest = max((abs(value) for value in values if isinstance(value, int | float)), default=0.0)
+    return ",.0f" if biggest >= 1000 else ".2e" if 0 < biggest < 0.01 else ".3f"
+
+
+def mean_std(values: Sequence[float]) -> list[Cell]:
+    """The cells `X mean` and `X std`; empty where there is nothing to be had."""
+    return [fmean(values) if values else None, spread(values)]
+
+
+def check_any_finished(runs: Sequence[Run]) -> None:
+    """Raises `RunFailed` where there is nothing to make a table of."""
+    if not any(run.finished for run in runs):
+        states = ", ".join(f"{count} {state}" for state, count in Counter(run.status for run in runs).items())
+        raise RunFailed(f"no run has finished yet ({states or 'there are none'})")
+
+
+def missing_notes(runs: Sequence[Run]) -> list[str]:
+    """Says how many runs are not in the numbers, and why."""
+    missing = Counter(run.status for run in runs if not run.finished)
+    notes = []
+    if missing:
+        states = ", ".join(f"{count} {state}" for state, count in sorted(missing.items()))
+        notes.append(f"not in the numbers: {missing.total()} of {len(runs)} runs ({states})")
+    blank = sum(run.finished and run.value(run.monitor) is None for run in runs)
+    if blank:
+        notes.append(f"not in the numbers: {counted(blank, 'finished run')} whose {runs[0].monitor} is NaN")
+    return notes
+
+
+def plain(value: Any) -> Cell:
+    """A parameter's value as a cell; of a list (of regularizers), its items."""
+    if isinstance(value, list | tuple):
+        return ", ".join(str(item) for item in value)
+    return value if value is None or isinstance(value, str | int | float) else str(value)

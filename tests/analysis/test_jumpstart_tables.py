@@ -1,0 +1,152 @@
+"""The tables of techniques over datasets, worked out by hand."""
+
+import math
+
+import pytest
+
+from regx.analysis.jumpstart_tables import SYMBOLS, key_metrics, ranks, strengths, uci, win_draw_loss
+from regx.analysis.render import display
+from regx.analysis.runs import Run
+from regx.analysis.table import Table, TableSpec
+from regx.errors import RunFailed, UserError
+from regx.training.log_keys import STATUS
+from tests.analysis.runs_by_hand import run
+
+# Validation accuracy and dead units, per dataset and technique.
+ACCURACY = {
+    "iris": {"Baseline": 0.3, "Jumpstart": 0.9, "GELU": 0.3},
+    "wine": {"Baseline": 0.4, "Jumpstart": 0.8, "GELU": 0.9},
+    "seeds": {"Baseline": 0.3, "Jumpstart": 0.5, "GELU": 0.4},
+}
+DEAD = {"Baseline": 0.5, "Jumpstart": 0.1, "GELU": 0.2}
+
+
+def sweep() -> list[Run]:
+    return [
+        run(
+            accuracy + 0.01 * (seed - 1),
+            seed=seed,
+            label=label,
+            dataset=dataset,
+            best={
+                "train/jr/unit_dead_ratio": DEAD[label] + (0.1 if dataset == "wine" else 0.0),
+                "train/jr/unit_linear_ratio": 0.25,
+            },
+        )
+        for dataset, techniques in ACCURACY.items()
+        for label, accuracy in techniques.items()
+        for seed in range(3)
+    ]
+
+
+def rows_by_name(table: Table) -> dict[object, dict[str, object]]:
+    return {row[0]: dict(zip(table.columns, row, strict=True)) for row in table.rows}
+
+
+def test_key_metrics() -> None:
+    table = key_metrics(sweep())
+    rows = rows_by_name(table)
+    assert list(rows) == ["Jumpstart", "GELU", "Baseline"], "by convergence"
+    assert rows["Baseline"]["trainability"] == 0, "the lowest everywhere"
+    assert rows["GELU"]["trainability"] == pytest.approx(2 / 3), "in iris it ties with the lowest"
+    assert rows["Jumpstart"]["trainability"] == 1
+    assert rows["Baseline"]["convergence"] == pytest.approx((-0.6 - 0.5 - 0.2) / 3)
+    assert rows["Jumpstart"]["convergence"] == pytest.approx((0 - 0.1 + 0) / 3)
+    assert rows["GELU"]["dead units"] == pytest.approx((0.2 + 0.3 + 0.2) / 3)
+    assert rows["GELU"]["datasets > 20 % dead"] == pytest.approx(1 / 3), "0.2 is not more than 20 %"
+    assert rows["Jumpstart"]["datasets > 20 % dead"] == 0 and rows["Jumpstart"]["datasets > 20 % linear"] == 1
+    assert all(row["linear units"] == pytest.approx(0.25) for row in rows.values())
+    assert "best by mean" not in " ".join(table.notes), "nothing was to be chosen"
+
+
+def test_a_technique_that_never_finishes_is_not_trainable() -> None:
+    runs = sweep() + [
+        run(0, seed=0, label=label, dataset="zoo", status=status) if status == "failed" else
+        run(value, seed=0, label=label, dataset="zoo")
+        for label, value, status in [("Jumpstart", 0.0, "failed"), ("GELU", 0.4, ""), ("Baseline", 0.5, "")]
+    ]  # fmt: skip
+    table = key_metrics(runs)
+    rows = rows_by_name(table)
+    assert rows["Jumpstart"]["datasets"] == 3 and rows["GELU"]["datasets"] == 4
+    assert rows["Jumpstart"]["trainability"] == pytest.approx(3 / 4) and rows["Baseline"]["trainability"] == 1 / 4
+    assert "the rows are not over the same datasets, as some have no finished run" in table.notes
+    assert "not in the numbers: 1 of 30 runs (1 failed)" in table.notes
+
+
+def test_win_draw_loss() -> None:
+    table = win_draw_loss(sweep())
+    assert table.columns == ["technique", "Baseline", "Jumpstart", "GELU"]
+    assert table.rows == [
+        ["Baseline", "-", "0-0-3", "0-1-2"],
+        ["Jumpstart", "3-0-0", "-", "2-0-1"],
+        ["GELU", "2-1-0", "1-0-2", "-"],
+    ]
+    lacking = [found for found in sweep() if (found.label, found.parameters["dataset"]) != ("GELU", "wine")]
+    table = win_draw_loss(lacking)
+    assert table.rows[1] == ["Jumpstart", "2-0-0", "-", "2-0-0"], "wine is left out for all"
+    assert any("1 dataset left out" in note and "wine" in note for note in table.notes)
+
+
+def test_ranks() -> None:
+    table = ranks(sweep())
+    assert table.columns == ["dataset", "Jumpstart", "GELU", "Baseline"]
+    assert table.rows[:3] == [["iris", 1, 2, 2], ["seeds", 1, 2, 3], ["wine", 2, 1, 3]]
+    assert table.rows[3] == ["mean rank", *(pytest.approx(x / 3) for x in (4, 5, 8))]
+    assert table.rows[4] == ["mean rank, ties shared", *(pytest.approx(x / 3) for x in (4, 5.5, 8.5))]
+    assert any(note.startswith("Friedman's test") for note in table.notes)
+    two = ranks([found for found in sweep() if found.label != "GELU"])
+    assert not any("Friedman" in note for note in two.notes)
+
+
+def test_best_strength_by_mean_validation() -> None:
+    accuracy = {0.0: [0.2, 0.2], 0.01: [0.6, 0.6], 0.1: [0.9, 0.1]}
+    runs = [
+        run(value, seed=seed, label="Jumpstart" if strength else "Baseline", dataset="iris", technique__lambda=strength)
+        for strength, values in accuracy.items()
+        for seed, value in enumerate(values)
+    ]
+    table = uci(runs)
+    assert table.columns[:8] == [
+        "dataset", "technique", "technique.lambda", "n", "rank", "val/acc mean", "val/acc std", "U_d"
+    ]  # fmt: skip
+    assert table.rows[0][:7] == ["iris", "Jumpstart", 0.01, 2, 1, 0.6, 0.0], "0.1 has the best run, and a worse mean"
+    assert table.rows[1][:5] == ["iris", "Baseline", None, 2, 2]
+    shown = strengths(runs)
+    assert [(row[2], row[6]) for row in shown.rows] == [(0.0, None), (0.01, "*"), (0.1, None)]
+    assert shown.columns[:7] == ["dataset", "technique", "lambda", "n", "val/acc mean", "val/acc std", "best"]
+
+
+def test_uci_has_every_ratio() -> None:
+    assert set(SYMBOLS.values()) <= set(STATUS)
+    ratios = {f"train/jr/{key}": index / 10 for index, key in enumerate(SYMBOLS.values())}
+    runs = [run(value, label=label, dataset="iris", best=ratios) for label, value in (("A", 0.5), ("B", 0.5))]
+    table = uci(runs)
+    assert table.columns[-9:] == list(SYMBOLS)
+    assert [row[-9:] for row in table.rows] == [pytest.approx([index / 10 for index in range(9)])] * 2
+    assert [row[3] for row in table.rows] == [1, 1], "equals share the best rank"
+
+
+def test_uci_shows_what_is_missing() -> None:
+    runs = [*sweep(), run(0, label="Baseline", dataset="zoo", status="failed"), run(0.5, label="GELU", dataset="zoo")]
+    rows = uci(runs).rows[-2:]
+    assert [row[:4] for row in rows] == [["zoo", "GELU", 1, 1], ["zoo", "Baseline", 0, None]]
+    nan = run(math.nan, label="Jumpstart", dataset="zoo")
+    assert uci([*runs, nan]).rows[-1][:4] == ["zoo", "Jumpstart", 0, None]
+
+
+def test_compares_any_parameter() -> None:
+    runs = [run(depth / 100, seed=0, dataset=dataset, depth=depth) for dataset in ("a", "b") for depth in (5, 50)]
+    table = win_draw_loss(runs, TableSpec(rows="depth"))
+    assert display(table)[1] == [["5", "-", "0-0-2"], ["50", "2-0-0", "-"]]
+
+
+def test_mistakes() -> None:
+    with pytest.raises(UserError, match="rows: no run has 'dept'"):
+        key_metrics(sweep(), TableSpec(rows="dept"))
+    with pytest.raises(UserError, match="rows: there is nothing to compare: technique is GELU in all runs"):
+        ranks([found for found in sweep() if found.label == "GELU"])
+    with pytest.raises(UserError, match="rows: no run has 'lambda'"):
+        strengths(sweep())
+    apart = [run(0.5, label="A", dataset="a"), run(0.5, label="B", dataset="b")]
+    with pytest.raises(RunFailed, match="no dataset has a finished run of every technique"):
+        win_draw_loss(apart)

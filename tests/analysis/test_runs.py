@@ -1,0 +1,117 @@
+"""Runs are read as they were written, and damage is named."""
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regx.analysis.runs import from_wandb, read, technique, varying
+from regx.errors import RunFailed, UserError
+from regx.training.experiment import run
+from regx.training.experiments import RectangularConfig
+from tests.analysis.runs_by_hand import run as by_hand
+from tests.training.silent import Silent
+
+
+def trial(folder: Path, parameters: dict[str, Any], label: str | None = None, seed: int = 0) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {"sweep": "small", "label": label, "parameters": parameters, "seed": seed}
+    (folder / "trial.json").write_text(json.dumps(content))
+
+
+def test_reads_what_a_run_has_written(tmp_path: Path) -> None:
+    config = RectangularConfig(
+        dataset="iris", depth=2, epochs=2, seed=3, plots=False, wandb="disabled", run_dir=str(tmp_path)
+    )
+    result = run(config, Silent(), argv=[])
+    trial(tmp_path / config.run_name(), {"depth": 2, "technique.lambda": 0.0}, label="Baseline", seed=3)
+    (tmp_path / "other").mkdir()
+    (found,) = read(tmp_path)
+    assert (found.name, found.status, found.label, found.seed) == (config.run_name(), "finished", "Baseline", 3)
+    assert found.config == result["config"] and found.monitor == "val/acc" and found.weights == result["parameters"]
+    assert found.best == result["best"] | result["test"] and found.last == result["last"]
+    assert found.value("monitored") == result["best"]["val/acc"]
+    assert found.value("tested") == result["test"]["test/acc"]
+    assert found.setting("lambda") == 0.0 and found.setting("width") == 4 and found.setting("nothing") is None
+
+
+def test_runs_that_have_not_finished(tmp_path: Path) -> None:
+    trial(tmp_path / "a", {"depth": 1})
+    trial(tmp_path / "b", {"depth": 2}, seed=1)
+    (tmp_path / "b" / "config.yaml").write_text("dataset: iris\nwidth: 8\n")
+    trial(tmp_path / "c", {"depth": 3})
+    failed = {"status": "failed", "config": {}, "best": {"val/r2": None}, "last": {}, "monitor": "val/r2"}
+    (tmp_path / "c" / "result.json").write_text(json.dumps(failed | {"error": "loss is NaN"}))
+    first, second, third = read(tmp_path)
+    assert (first.status, first.best, first.config) == ("unfinished", {}, {})
+    assert second.setting("width") == 8 and second.seed == 1
+    assert (third.status, third.error, third.value("monitored")) == ("failed", "loss is NaN", None)
+    assert math.isnan(third.best["val/r2"])
+
+
+@pytest.mark.parametrize("name", ["trial.json", "result.json", "config.yaml"])
+@pytest.mark.parametrize("content", ["{", "[1]", "\udcff"])
+def test_corrupt_files_are_named(tmp_path: Path, name: str, content: str) -> None:
+    trial(tmp_path / "a", {"depth": 1})
+    (tmp_path / "a" / name).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(RunFailed, match=name.replace(".", r"\.")):
+        read(tmp_path)
+
+
+def test_foreign_content_is_said_to_be_so(tmp_path: Path) -> None:
+    trial(tmp_path / "a", {"depth": 1})
+    (tmp_path / "a" / "result.json").write_text('{"status": "finished", "best": {"val/acc": "high"}}')
+    with pytest.raises(RunFailed, match="holds something else than regx writes"):
+        read(tmp_path)
+    with pytest.raises(UserError, match=r"there is no folder .*small; did you mean 'smaller'"):
+        (tmp_path / "smaller").mkdir()
+        read(tmp_path / "small")
+
+
+def test_from_wandb() -> None:
+    history = [
+        {"epoch": 1, "val/acc": 0.5, "val/loss": 0.2},
+        {"epoch": 2, "val/acc": 0.7, "val/loss": 0.4, "best/confusion": {"_type": "image-file", "path": "x"}},
+        {"epoch": 3, "val/acc": 0.7, "val/loss": "NaN"},
+        {"epoch": 4, "val/acc": "NaN"},
+    ]
+    row = {
+        "name": "first",
+        "state": "finished",
+        "config": {"dataset": "iris", "seed": 7, "run_dir": "here", "technique": {"lambda": 0.1}, "_wandb": {}},
+        "history": history,
+        "summary": {"test/acc": {"max": 0.6}, "_runtime": 12.5, "val/acc": {"max": 0.7}},
+    }
+    crashed = row | {"state": "crashed", "history": [], "summary": {}}
+    finished, failed, running = from_wandb([row, crashed, crashed | {"state": "running"}])
+    assert finished.best == {"epoch": 2, "val/acc": 0.7, "val/loss": 0.4, "test/acc": 0.6}, "the first of the best"
+    assert finished.last["epoch"] == 4 and finished.seconds == 12.5 and finished.seed == 7
+    assert finished.parameters == {"dataset": "iris", "technique.lambda": 0.1}
+    assert (failed.status, failed.best, running.status) == ("failed", {}, "unfinished")
+    regression = row | {"history": [{"epoch": 1, "val/r2": -1.0}, {"epoch": 2, "val/r2": 0.5}]}
+    (found,) = from_wandb([regression])
+    assert (found.monitor, found.value("monitored")) == ("val/r2", 0.5)
+
+
+@pytest.mark.parametrize(
+    ("config", "name"),
+    [
+        ({"lambda": 0.0, "regularizer": ["jumpstart"], "activation": "relu"}, "Baseline"),
+        ({"lambda": 0.1, "regularizer": ["jumpstart"]}, "Jumpstart"),
+        ({"lambda": 0.0, "regularizer": ["jumpstart=0.1", "l1(include=a=b)=0"], "batchnorm": True},
+         "Jumpstart + BatchNorm"),
+        ({"skip_connections": 2}, "Skip connections"),
+        ({"lambda": 0.1, "regularizer": ["group_lasso(groups=blocks(2,4))"], "activation": "gelu"},
+         "group_lasso + GELU"),
+    ],
+)  # fmt: skip
+def test_technique_of_a_configuration(config: dict[str, Any], name: str) -> None:
+    assert technique(config) == name
+
+
+def test_what_varies() -> None:
+    runs = [by_hand(0.5, depth=1, lr=0.1, items=[1]), by_hand(0.5, depth=1.0, lr=0.2, items=[1])]
+    assert varying(runs) == ["lr"], "1 and 1.0 are the same depth"
+    assert varying([by_hand(0.5, label="A"), by_hand(0.5, label="B", batchnorm=True)]) == ["label", "batchnorm"]

@@ -1,0 +1,109 @@
+"""Intervals, tests and ranks against scipy, published tables, and every choice of signs written out."""
+
+import itertools
+import math
+import random
+from statistics import fmean
+
+import pytest
+import scipy.stats
+
+from regx.analysis import statistics
+
+
+def numbers(count: int, seed: int, shift: float = 0.0) -> list[float]:
+    source = random.Random(seed)
+    return [source.gauss(shift, 1) for _ in range(count)]
+
+
+@pytest.mark.parametrize(("count", "quantile"), [(2, 12.706), (3, 4.303), (5, 2.776), (10, 2.262)])
+def test_interval_has_the_half_width_of_the_t_table(count: int, quantile: float) -> None:
+    values = numbers(count, count)
+    interval = statistics.confidence_interval(values)
+    spread = statistics.spread(values)
+    assert interval and spread
+    mean = fmean(values)
+    assert spread == pytest.approx(math.sqrt(sum((v - mean) ** 2 for v in values) / (count - 1)))
+    assert sum(interval) / 2 == pytest.approx(mean)
+    assert (interval[1] - interval[0]) / 2 == pytest.approx(quantile * spread / math.sqrt(count), rel=3e-4)
+
+
+def test_one_value_has_no_spread() -> None:
+    assert statistics.spread([0.5]) is None and statistics.confidence_interval([0.5]) is None
+
+
+@pytest.mark.parametrize("count", [3, 5, 10])
+def test_paired_t_is_scipys(count: int) -> None:
+    first, second = numbers(count, 1, 0.8), numbers(count, 2)
+    differences = [a - b for a, b in zip(first, second, strict=True)]
+    assert statistics.paired_t(differences) == pytest.approx(scipy.stats.ttest_rel(first, second).pvalue)
+
+
+def test_paired_t_without_a_test() -> None:
+    assert statistics.paired_t([0.1, 0.2]) is None, "too few"
+    assert statistics.paired_t([0.3 - 0.1, 0.2, 0.2]) is None, "no spread but that of floating point"
+    assert statistics.paired_t([0.0, 0.0, 1e-16]) == 1.0
+
+
+def all_signs(differences: list[float]) -> float:
+    """p of the signed-rank statistic by writing out every choice of signs."""
+    ranks = scipy.stats.rankdata([abs(d) for d in differences])
+    kept = [(rank, d > 0) for rank, d in zip(ranks, differences, strict=True) if d]
+    observed = abs(sum(rank if positive else -rank for rank, positive in kept))
+    sums = [
+        abs(sum(sign * rank for sign, (rank, _) in zip(signs, kept, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(kept))
+    ]
+    return sum(total >= observed - 1e-9 for total in sums) / len(sums)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("digits", [9, 0], ids=["no ties", "ties and zeros"])
+def test_signed_rank_is_exact(seed: int, digits: int) -> None:
+    differences = [round(d, digits) for d in numbers(9, seed, 0.7)]
+    assert statistics.signed_rank(differences) == pytest.approx(all_signs(differences))
+    if digits:
+        exact = scipy.stats.wilcoxon(differences, method="exact")[1]
+        assert statistics.signed_rank(differences) == pytest.approx(exact)
+
+
+def test_signed_rank_of_many_is_scipys() -> None:
+    differences = numbers(100, 3, 0.2)
+    exact = scipy.stats.wilcoxon(differences, method="exact")[1]
+    assert statistics.signed_rank(differences) == pytest.approx(exact)
+
+
+def test_signed_rank_of_few_and_of_equals() -> None:
+    assert statistics.signed_rank([1, 2, 3, 4, 5]) is None
+    assert statistics.signed_rank([1, 2, 3, 4, 5, 6]) == 2 / 2**6
+    assert statistics.signed_rank([0.0] * 6) == 1.0
+
+
+def test_holm() -> None:
+    # The example of Holm's step-down: 0.005 * 4, 0.01 * 3, 0.03 * 2, and never less than the one before.
+    assert statistics.holm([0.01, 0.04, 0.03, 0.005]) == pytest.approx([0.03, 0.06, 0.06, 0.02])
+    assert statistics.holm([0.6, 0.7]) == [1.0, 1.0]
+    assert statistics.holm([]) == []
+
+
+def test_ranks_of_equals() -> None:
+    values = [0.9, 0.1 + 0.2, 0.9, 0.3, 0.5]
+    negative = [-round(value, 10) for value in values]
+    assert statistics.min_ranks(values) == [1, 4, 1, 4, 3] == list(scipy.stats.rankdata(negative, method="min"))
+    assert statistics.mean_ranks(values) == [1.5, 4.5, 1.5, 4.5, 3] == list(scipy.stats.rankdata(negative))
+
+
+def test_critical_difference_is_demsars() -> None:
+    # Demsar 2006, section 3.2.3: four classifiers on 14 datasets; table 5: q of 2 and of 10 classifiers.
+    assert statistics.critical_difference(4, 14) == pytest.approx(1.25, abs=0.01)
+    assert statistics.critical_difference(2, 1) == pytest.approx(1.960, abs=1e-3)
+    assert statistics.critical_difference(10, 1) == pytest.approx(3.164 * math.sqrt(110 / 6), abs=5e-3)
+
+
+def test_friedman_by_its_formula() -> None:
+    scores = [numbers(4, seed) for seed in range(8)]
+    mean = [fmean(column) for column in zip(*(statistics.mean_ranks(row) for row in scores), strict=True)]
+    statistic = 12 * 8 / (4 * 5) * (sum(rank**2 for rank in mean) - 4 * 25 / 4)
+    assert statistics.friedman(scores) == pytest.approx(scipy.stats.chi2.sf(statistic, 3))
+    assert statistics.friedman([[1.0, 2.0]] * 5) is None, "two methods have Wilcoxon's test"
+    assert statistics.friedman([[1.0, 1.0, 1.0]] * 5) is None
