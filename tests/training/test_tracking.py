@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from regx.errors import UserError
-from regx.training import tracking
+from regx.training.tracking import runs as tracking
 
 KEY = "0123456789abcdef" * 2 + "fedcba98"
 

@@ -1,7 +1,4 @@
-"""Mirrors a run to Weights & Biases; the run folder stays the truth, so nothing that goes wrong here stops a run.
-
-This is the only module that touches `wandb`, and it imports it where a run is tracked, never before.
-"""
+"""Mirrors a run to Weights & Biases while it trains; the run folder stays the truth, so nothing here stops a run."""
 
 import os
 import secrets
@@ -14,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, get_args
 from urllib.parse import urlsplit
 
-from regx.errors import UserError
+from regx.errors import RunFailed, UserError
 
 Mode = Literal["auto", "online", "offline", "disabled"]
 """`auto` is online where an API key is found and the server answers, else offline."""
@@ -23,7 +20,7 @@ PROBE_SECONDS = 3.0
 INIT_SECONDS = 15.0
 FINISH_SECONDS = 60.0
 
-_BEST_OF = {
+BEST_OF = {
     "min": ("train/loss", "val/loss", "test/loss"),
     "max": ("train/acc", "val/acc", "test/acc", "train/r2", "val/r2", "test/r2"),
 }
@@ -143,7 +140,7 @@ class WandbTracker:
     def _fail(self, what: str, error: Exception) -> None:
         self.sync_hint = self._sync_command()
         if not self._failed:
-            self._warn(f"wandb could not {what} ({_reason(error)}); the run goes on and its folder stays complete")
+            self._warn(f"wandb could not {what} ({reason(error)}); the run goes on and its folder stays complete")
         self._failed = True
 
 
@@ -160,6 +157,7 @@ def start(
     tags: Sequence[str] = (),
     run_id: str | None = None,
     job_type: str | None = None,
+    sweep: str | None = None,
 ) -> Tracker:
     """Starts tracking a run; its files land in `run_dir/wandb`.
 
@@ -178,6 +176,8 @@ def start(
         tags: words to filter by.
         run_id: identity of the run: a resumed run that gives the same one continues in the same place online.
         job_type: what the run is (`train`).
+        sweep: id (not path) of the W&B sweep that the run belongs to, online and after `wandb sync`. An agent's
+            `WANDB_SWEEP_ID` goes before it.
 
     Raises:
         UserError: `mode` or `WANDB_MODE` is not a mode.
@@ -188,7 +188,7 @@ def start(
     try:
         settings = _settings()
     except Exception as error:
-        warn(f"wandb cannot start ({_reason(error)}), so this run is not tracked; its folder stays complete")
+        warn(f"wandb cannot start ({reason(error)}), so this run is not tracked; its folder stays complete")
         return NullTracker()
     if wanted == "auto" and settings.mode in ("disabled", "offline", "dryrun"):  # of `wandb offline` in this folder
         wanted = _ENVIRONMENT_MODES[settings.mode]
@@ -205,6 +205,7 @@ def start(
         "group": group,
         "tags": list(tags) or None,
         "job_type": job_type,
+        "sweep": sweep,
     }
     if run_id is not None and "WANDB_RUN_ID" not in os.environ:
         arguments |= {"id": run_id, "resume": "allow"}
@@ -216,7 +217,7 @@ def start(
             try:
                 return _begin("online", warn, **arguments)
             except Exception as error:
-                obstacle = f"the server refused the run ({_reason(error)})"
+                obstacle = f"the server refused the run ({reason(error)})"
                 # wandb's service keeps the id of a run that failed to start, so the offline one needs another.
                 upload_as = os.environ.get("WANDB_RUN_ID", run_id)
                 arguments |= {"id": secrets.token_hex(4), "resume": None}
@@ -225,7 +226,7 @@ def start(
     try:
         return _begin("offline", warn, upload_as, **arguments)
     except Exception as error:
-        warn(f"wandb cannot start ({_reason(error)}), so this run is not tracked; its folder stays complete")
+        warn(f"wandb cannot start ({reason(error)}), so this run is not tracked; its folder stays complete")
         return NullTracker()
 
 
@@ -265,30 +266,64 @@ def _settings() -> Any:
 def _begin(
     mode: Literal["online", "offline"], warn: Callable[[str], None], upload_as: str | None = None, **arguments: Any
 ) -> Tracker:
+    return WandbTracker(begin(mode, **arguments), mode, warn, upload_as)
+
+
+def begin(mode: Literal["online", "offline"], *, sweep: str | None = None, **arguments: Any) -> Any:
+    """A `wandb.Run` with regx's settings; raises what `wandb.init` does.
+
+    Args:
+        mode: online or offline.
+        sweep: id of the sweep that the run belongs to; `WANDB_SWEEP_ID` goes before it.
+        **arguments: of `wandb.init`.
+    """
     import wandb
 
-    run = wandb.init(
-        mode=mode,
-        settings=wandb.Settings(
-            console="off",  # the terminal belongs to regx's own progress bar
-            disable_git=True,  # env.json holds the commit
-            disable_code=True,
-            save_code=False,
-            x_disable_stats=True,
-            use_dot_wandb=False,
-            init_timeout=INIT_SECONDS,
-            finish_timeout=FINISH_SECONDS,
-            finish_timeout_raises=True,
-            reinit="create_new",  # runs that train together in one process are all open at once
-        ),
-        **arguments,
+    settings = wandb.Settings(
+        console="off",  # the terminal belongs to regx's own progress bar
+        disable_git=True,  # env.json holds the commit
+        disable_code=True,
+        save_code=False,
+        x_disable_stats=True,
+        use_dot_wandb=False,
+        init_timeout=INIT_SECONDS,
+        finish_timeout=FINISH_SECONDS,
+        finish_timeout_raises=True,
+        reinit="create_new",  # runs that train together in one process are all open at once
     )
+    if sweep is not None and "WANDB_SWEEP_ID" not in os.environ:
+        # Of this run alone: the variable is read once per process, and W&B then ignores each run's project and id.
+        settings.sweep_id = sweep
+    run = wandb.init(mode=mode, settings=settings, **arguments)
     run.define_metric("epoch")
     run.define_metric("*", step_metric="epoch")
-    for best, keys in _BEST_OF.items():
+    for best, keys in BEST_OF.items():
         for key in keys:
             run.define_metric(key, step_metric="epoch", summary=best)
-    return WandbTracker(run, mode, warn, upload_as)
+    return run
+
+
+def need_server(instead: str) -> Any:
+    """W&B's settings, once it is sure that there is a key and that the server answers.
+
+    Args:
+        instead: what works without a server, as the end of a sentence.
+
+    Raises:
+        RunFailed: there is no key, the server does not answer within `PROBE_SECONDS`, or W&B is switched off.
+        UserError: `WANDB_MODE` is not a mode.
+    """
+    wanted = _wanted("auto")
+    try:
+        settings = _settings()
+    except Exception as error:
+        raise RunFailed(f"wandb cannot start ({reason(error)}); {instead}") from None
+    if wanted == "auto":
+        wanted = _ENVIRONMENT_MODES.get(settings.mode, "online")
+    obstacle = _obstacle(settings)[0] if wanted == "online" else f"W&B is switched to {wanted}"
+    if obstacle:
+        raise RunFailed(f"this needs the W&B server, but {obstacle}; {instead}")
+    return settings
 
 
 def _obstacle(settings: Any) -> tuple[str | None, bool]:
@@ -299,7 +334,7 @@ def _obstacle(settings: Any) -> tuple[str | None, bool]:
         # Private, but the one place that knows every source of a key; the wandb version is pinned to its minor.
         key = wbauth.authenticate_session(host=settings.base_url, source="regx", prompt=False, update_session=False)
     except Exception as error:
-        return f"the API key cannot be used ({_reason(error)})", True
+        return f"the API key cannot be used ({reason(error)})", True
     if key is None:
         return f"no API key for {settings.base_url} (run `wandb login` or set WANDB_API_KEY)", False
     if not _answers(settings.base_url):
@@ -337,6 +372,7 @@ def _image(path: Path) -> Any:
     return wandb.Image(str(path))
 
 
-def _reason(error: Exception) -> str:
+def reason(error: Exception) -> str:
+    """What an error says, in one line."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 160 else f"{text[:160]}..."
