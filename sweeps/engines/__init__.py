@@ -1,0 +1,61 @@
+"""Where trials are carried out: on this machine, on a Ray cluster, or on SLURM. All look the same to the driver."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from regx.sweeps.trial import Trial
+from regx.sweeps.work import Outcome
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a running trial is."""
+
+    worker: str
+    epoch: int
+    epochs: int
+
+
+class Engine(Protocol):
+    """Carries trials out. What it holds in memory may be lost: run folders are the state of a sweep.
+
+    Attributes:
+        name: `local`, `ray` or `slurm`.
+    """
+
+    name: str
+
+    def workers(self) -> list[str]:
+        """Names of those that take trials now, busy or not."""
+        ...
+
+    def idle(self) -> list[str]:
+        """Names of those that could begin one now."""
+        ...
+
+    def submit(self, item: Trial, worker: str) -> None:
+        """Gives a trial to an idle worker."""
+        ...
+
+    def wait(self, seconds: float) -> list[Outcome | Progress]:
+        """What has happened since the last call; waits for it at most so long."""
+        ...
+
+    def dismiss(self, worker: str) -> None:
+        """Gives this worker no more trials."""
+        ...
+
+    def interrupt(self) -> None:
+        """Asks running trials to save a checkpoint and stop; their outcomes still come."""
+        ...
+
+    def close(self) -> None:
+        """Ends everything, at once where a trial still runs."""
+        ...
+
+
+def describe(settings: dict[str, Any]) -> str:
+    """Settings of an engine in a few words."""
+    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, ""))

@@ -1,0 +1,93 @@
+"""What a worker does, in whatever process and on whatever machine: it carries trials out and says how they went."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+from regx.errors import RunFailed, UserError
+from regx.sweeps import trial
+from regx.sweeps.trial import Trial
+
+# How a trial went. The first three are what its run folder says; then: another process trains it, an error of the
+# machine or of regx, the process is gone.
+FINISHED, FAILED, INTERRUPTED, BUSY, ERROR, LOST = "finished", "failed", "interrupted", "busy", "error", "lost"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a trial went.
+
+    Attributes:
+        trial: which.
+        status: one of the words above.
+        worker: who carried it out.
+        message: why, where it did not finish.
+        row: numbers of the best epoch.
+        trained: whether it was trained now; False where it had been finished before.
+    """
+
+    trial: Trial
+    status: str
+    worker: str
+    message: str = ""
+    row: dict[str, float] = field(default_factory=dict)
+    trained: bool = True
+
+
+class Reporter:
+    """Watches a run for somebody else.
+
+    Args:
+        tell: called with epoch and number of epochs after every logged one.
+    """
+
+    def __init__(self, tell: Callable[[int, int], None]) -> None:
+        self._tell = tell
+        self.warnings: list[str] = []
+        self.began = False
+
+    def started(self, lines: list[str]) -> None:
+        """The run is built."""
+        self.began = True
+
+    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
+        """A step was taken."""
+
+    def row(self, row: dict[str, float], epochs: int) -> None:
+        """An epoch was logged."""
+        self._tell(int(row["epoch"]), epochs)
+
+    def warn(self, message: str) -> None:
+        """Something went otherwise than asked."""
+        self.warnings.append(message)
+
+
+def carry_out(item: Trial, worker: str, tell: Callable[[int, int], None] = lambda epoch, epochs: None) -> Outcome:
+    """Trains a trial and says how it went; raises nothing but what ends the process."""
+    from regx.training.folder import InUse
+
+    watch = Reporter(tell)
+    try:
+        result = trial.carry_out(item, watch, argv=sys.argv)
+    except InUse as error:
+        return Outcome(item, BUSY, worker, error.message)
+    except RunFailed as error:
+        return Outcome(item, ERROR, worker, error.message)
+    except UserError as error:
+        return Outcome(item, FAILED, worker, str(error))
+    except Exception as error:
+        where = traceback.extract_tb(error.__traceback__)[-1]
+        text = " ".join(str(error).split())[:300]
+        return Outcome(item, ERROR, worker, f"{type(error).__name__}: {text} ({os.path.basename(where.filename)})")
+    return outcome(item, result, worker, trained=watch.began)
+
+
+def outcome(item: Trial, result: dict[str, Any], worker: str, *, trained: bool) -> Outcome:
+    """What `result.json` says."""
+    row = {key: value for key, value in (result.get("best") or {}).items() if value is not None}
+    return Outcome(item, result["status"], worker, result.get("error", ""), row, trained)

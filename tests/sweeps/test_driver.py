@@ -1,0 +1,432 @@
+"""The driver: every trial exactly once, whatever happens to workers, to trials and to itself."""
+
+import dataclasses
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from regx.errors import RunFailed
+from regx.sweeps import definition, driver, plan, registry, work
+from regx.sweeps.definition import Sweep
+from regx.sweeps.driver import Driver
+from regx.sweeps.engines import Progress
+from regx.sweeps.report import Report
+from regx.sweeps.trial import Trial
+from regx.sweeps.work import Outcome
+from regx.training.folder import to_json, write_atomically
+
+GRID = """\
+method: grid
+command: ["${env}", regx, sweep, trial, rectangular, "${args_json_file}"]
+metric: {name: val/acc, goal: maximize}
+parameters:
+  dataset: {value: iris}
+  depth: {values: [1, 2, 3]}
+  width: {values: [2, 4]}
+  epochs: {value: 1}
+"""
+
+Behaviour = Callable[[Trial, str], Outcome]
+
+
+def done(item: Trial, worker: str, value: float = 0.5, status: str = work.FINISHED, error: str = "") -> Outcome:
+    """Writes the result that a training would, and says so."""
+    place = item.place()
+    (place / "checkpoints").mkdir(parents=True, exist_ok=True)
+    result = {"status": status, "ended": "epochs", "best": {"epoch": 1, "val/acc": value}, "error": error}
+    write_atomically(place / "trial.json", to_json(item.note()))
+    write_atomically(place / "result.json", to_json(result))
+    return work.outcome(item, result, worker, trained=True)
+
+
+class Scripted:
+    """An engine whose workers do what a test says, one after the other."""
+
+    name = "scripted"
+
+    def __init__(self, count: int, behave: Behaviour = done) -> None:
+        self._busy: dict[str, Trial | None] = {f"worker {number}": None for number in range(count)}
+        self._behave = behave
+        self.carried_out: list[tuple[str, str]] = []
+
+    def workers(self) -> list[str]:
+        return list(self._busy)
+
+    def idle(self) -> list[str]:
+        return [worker for worker, item in self._busy.items() if item is None]
+
+    def submit(self, item: Trial, worker: str) -> None:
+        assert self._busy[worker] is None
+        self._busy[worker] = item
+
+    def wait(self, seconds: float) -> list[Outcome | Progress]:
+        for worker, item in self._busy.items():
+            if item is not None:
+                self._busy[worker] = None
+                self.carried_out.append((worker, item.key))
+                return [self._behave(item, worker)]
+        time.sleep(0.01)
+        return []
+
+    def dismiss(self, worker: str) -> None:
+        del self._busy[worker]
+
+    def interrupt(self) -> None:
+        self._behave = lambda item, worker: Outcome(item, work.INTERRUPTED, worker)
+
+    def close(self) -> None:
+        self._busy = {}
+
+
+def sweep_of(folder: Path, text: str = GRID, **more: Any) -> Sweep:
+    path = folder / "mine.yaml"
+    path.write_text(text)
+    return definition.read(path, **more)
+
+
+def drive(sweep: Sweep, folder: Path, engine: Any) -> Report:
+    folder.mkdir(exist_ok=True)
+    return Driver(sweep, folder, plan.trials(sweep, folder), engine, lambda report: None).run()
+
+
+def test_each_trial_is_carried_out_once(tmp_path: Path) -> None:
+    sweep, engine = sweep_of(tmp_path), Scripted(4)
+    report = drive(sweep, tmp_path / "runs", engine)
+    assert (report.finished, report.found, report.failed) == (6, 0, {})
+    assert len({key for _, key in engine.carried_out}) == len(engine.carried_out) == 6
+    again = Scripted(4)
+    report = drive(sweep, tmp_path / "runs", again)
+    assert (report.finished, report.found, again.carried_out) == (6, 6, [])
+
+
+def test_an_extended_grid_carries_out_what_is_new(tmp_path: Path) -> None:
+    drive(sweep_of(tmp_path), tmp_path / "runs", Scripted(2))
+    engine = Scripted(2)
+    report = drive(sweep_of(tmp_path, GRID.replace("[2, 4]", "[2, 4, 8]")), tmp_path / "runs", engine)
+    assert (report.finished, report.found, len(engine.carried_out)) == (9, 6, 3)
+
+
+def test_errors_are_retried_as_told_and_then_reported(tmp_path: Path) -> None:
+    tries: Counter[str] = Counter()
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        tries[item.key] += 1
+        if item.options["depth"] == 2 and tries[item.key] < 2:
+            return Outcome(item, work.ERROR, worker, "CUDA is gone")
+        if item.options["depth"] == 3:
+            return Outcome(item, work.ERROR, worker, "the disk is full")
+        return done(item, worker)
+
+    report = drive(sweep_of(tmp_path), tmp_path / "runs", Scripted(4, behave))
+    assert (report.finished, len(report.failed)) == (4, 2)
+    assert set(report.failed.values()) == {"the disk is full"} and set(tries.values()) == {1, 2}
+
+
+def test_a_loss_that_is_not_finite_is_not_retried(tmp_path: Path) -> None:
+    engine = Scripted(2, lambda item, worker: done(item, worker, status=work.FAILED, error="val/loss is nan"))
+    report = drive(sweep_of(tmp_path), tmp_path / "runs", engine)
+    assert len(report.failed) == 6 and len(engine.carried_out) == 6 and not report.dismissed
+
+
+def test_a_worker_that_fails_again_and_again_stops_and_its_trials_go_to_others(tmp_path: Path) -> None:
+    def behave(item: Trial, worker: str) -> Outcome:
+        return Outcome(item, work.ERROR, worker, "no GPU") if worker == "worker 0" else done(item, worker)
+
+    text = GRID.replace("[1, 2, 3]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]")
+    report = drive(sweep_of(tmp_path, text), tmp_path / "runs", Scripted(2, behave))
+    assert (report.finished, report.failed) == (20, {})
+    assert (
+        list(report.dismissed) == ["worker 0"] and "5 errors in a row, the last: no GPU" in report.dismissed["worker 0"]
+    )
+
+
+def test_when_all_workers_fail_the_rest_is_left(tmp_path: Path) -> None:
+    text = GRID.replace("[1, 2, 3]", "[1, 2, 3, 4, 5, 6, 7, 8, 9, 10]")
+    engine = Scripted(2, lambda item, worker: Outcome(item, work.ERROR, worker, "no GPU"))
+    report = drive(sweep_of(tmp_path, text), tmp_path / "runs", engine)
+    assert report.ended == "workers" and len(engine.carried_out) == 2 * driver.ERRORS_IN_A_ROW
+
+
+def test_a_lost_trial_goes_back_and_is_given_up_in_the_end(tmp_path: Path) -> None:
+    losses = iter([True, False] * 100)
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        if item.options["depth"] == 3 and item.options["width"] == 4:
+            return Outcome(item, work.LOST, worker, "its process was killed")
+        return Outcome(item, work.LOST, worker, "killed") if next(losses) else done(item, worker)
+
+    report = drive(sweep_of(tmp_path), tmp_path / "runs", Scripted(3, behave))
+    assert report.finished == 5 and list(report.failed.values()) == ["its process was killed"]
+
+
+def test_what_another_driver_trains_is_waited_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "BUSY_SECONDS", 0.05)
+    asked: Counter[str] = Counter()
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        asked[item.key] += 1
+        if item.options["depth"] == 1 and asked[item.key] < 3:
+            return Outcome(item, work.BUSY, worker)
+        if item.options["depth"] == 1:
+            raise AssertionError("the other one has finished it")
+        return done(item, worker)
+
+    class Other(Scripted):
+        """Meanwhile the other driver finishes what it trains."""
+
+        def wait(self, seconds: float) -> list[Outcome | Progress]:
+            found = super().wait(seconds)
+            for event in found:
+                if isinstance(event, Outcome) and event.status == work.BUSY and asked[event.trial.key] == 2:
+                    done(event.trial, "elsewhere")
+            return found
+
+    report = drive(sweep_of(tmp_path), tmp_path / "runs", Other(2, behave))
+    assert report.finished == 6 and not report.failed
+
+
+def test_half_done_trials_come_first(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    trials = plan.trials(sweep, tmp_path / "runs")
+    (trials[4].place() / "checkpoints").mkdir(parents=True)
+    (trials[4].place() / "checkpoints" / "last.pt").touch()
+    engine = Scripted(1)
+    drive(sweep, tmp_path / "runs", engine)
+    assert engine.carried_out[0][1] == trials[4].key
+
+
+def test_weights_are_waited_for(tmp_path: Path) -> None:
+    text = GRID + '  a: {values: [{label: tuned, pretrained: "{dense}"}, {label: dense}]}\n'
+    order: list[tuple[str | None, int]] = []
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        order.append((item.label, item.options["depth"]))
+        if item.after is not None:
+            assert plan.state(item.after)[0] == plan.FINISHED
+        if item.label == "dense" and item.options["depth"] == 3:
+            return done(item, worker, status=work.FAILED, error="nan")
+        return done(item, worker)
+
+    report = drive(sweep_of(tmp_path, text), tmp_path / "runs", Scripted(3, behave))
+    assert report.finished == 8 and len(report.failed) == 4
+    assert sorted(order) == sorted(
+        [*[("dense", depth) for depth in (1, 1, 2, 2, 3, 3)], *[("tuned", depth) for depth in (1, 1, 2, 2)]]
+    )
+    assert sum("begins with the weights of" in why for why in report.failed.values()) == 2
+
+
+def test_the_search_ends_at_the_target(tmp_path: Path) -> None:
+    text = GRID.replace("maximize}", "maximize, target: 0.7}")
+    engine = Scripted(1, lambda item, worker: done(item, worker, value=item.options["depth"] / 4))
+    report = drive(sweep_of(tmp_path, text), tmp_path / "runs", engine)
+    assert report.ended == "target" and report.best is not None and report.best[1] == 0.75
+    assert len(engine.carried_out) == 5
+
+
+def test_a_metric_that_is_not_logged_ends_the_sweep_with_the_first_run(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, GRID.replace("val/acc", "train/top5_acc"))
+    engine = Scripted(1)
+    with pytest.raises(RunFailed, match=r"has not logged the metric 'train/top5_acc'; it has logged val/acc"):
+        drive(sweep, tmp_path / "runs", engine)
+    assert len(engine.carried_out) == 1
+
+
+BAYES = """\
+method: bayes
+run_cap: 25
+command: ["${env}", regx, sweep, trial, rectangular, "${args_json_file}"]
+metric: {name: val/acc, goal: maximize}
+parameters:
+  lr: {distribution: log_uniform_values, min: 1e-5, max: 1.0}
+  depth: {min: 1, max: 9}
+"""
+
+
+def quality(item: Trial) -> float:
+    return -((math.log10(item.options["lr"]) + 3) ** 2) - (item.options["depth"] - 4) ** 2 / 8
+
+
+def test_bayes_searches_and_goes_on_from_its_run_folders(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, BAYES)
+    behave: Behaviour = lambda item, worker: done(item, worker, quality(item))  # noqa: E731
+    first = Scripted(3, behave)
+    driven = dataclasses.replace(sweep, run_cap=12)
+    assert drive(driven, tmp_path / "runs", first).finished == 12
+    second = Scripted(3, behave)
+    report = drive(sweep, tmp_path / "runs", second)
+    assert report.finished == 25 and len(second.carried_out) == 13
+    assert report.best is not None
+    early = max(
+        quality(item)
+        for item in plan.trials(sweep, tmp_path / "runs")
+        if item.key in dict(map(reversed, first.carried_out))
+    )
+    assert report.best[1] >= early and report.best[1] > -0.2
+
+
+def test_bayes_repeats_over_seeds_and_ends_when_a_small_space_is_exhausted(tmp_path: Path) -> None:
+    text = BAYES.replace("  lr: {distribution: log_uniform_values, min: 1e-5, max: 1.0}\n", "").replace(
+        "max: 9", "max: 3"
+    )
+    engine = Scripted(2)
+    report = drive(sweep_of(tmp_path, text, seeds=[1, 2]), tmp_path / "runs", engine)
+    assert report.finished == 6 == len(engine.carried_out)
+
+
+def test_stopping_and_the_life_of_a_driver(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(driver, "HEARTBEAT", 0.0)
+    folder = tmp_path / "runs"
+    seen: list[dict[str, Any]] = []
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        seen.append(driver.alive(folder))
+        if len(seen) == 3:
+            (folder / driver.STOP).touch()
+            os.utime(folder / driver.STOP, (time.time() + 5, time.time() + 5))
+        return done(item, worker)
+
+    report = drive(sweep_of(tmp_path), folder, Scripted(1, behave))
+    assert report.ended == "interrupted" and report.finished < 6
+    (life,) = seen[-1].values()
+    assert life["engine"] == "scripted" and life["running"]["worker 0"]["trial"].startswith("depth=")
+    assert driver.alive(folder) == {}
+    os.utime(folder / driver.STOP, (1, 1))  # an earlier request is for earlier drivers
+    assert drive(sweep_of(tmp_path), folder, Scripted(1)).finished == 6
+
+
+def records(folder: Path) -> dict[str, tuple[str, list[str]]]:
+    """Run -> the identity that it was begun under, and the epochs in its log."""
+    found = {}
+    for path in folder.glob("*/result.json"):
+        lines = (path.parent / "metrics.csv").read_text().splitlines()[1:]
+        found[path.parent.name] = (
+            json.loads((path.parent / "env.json").read_text())["id"],
+            [line.split(",")[0] for line in lines],
+        )
+    return found
+
+
+def children(pid: int) -> list[int]:
+    """Processes below one."""
+    listed = subprocess.run(["ps", "-eo", "pid=,ppid="], capture_output=True, text=True, check=True).stdout.split()
+    parents = {int(child): int(parent) for child, parent in zip(listed[::2], listed[1::2], strict=True)}
+    found, queue = [], deque([pid])
+    while queue:
+        at = queue.popleft()
+        below = [child for child, parent in parents.items() if parent == at]
+        found += below
+        queue.extend(below)
+    return found
+
+
+def workers_of(pid: int) -> list[int]:
+    """The workers among a driver's processes: those whose parent is the server that forks them."""
+    below = children(pid)
+    return [child for child in below if not children(child) and child not in direct(pid)]
+
+
+def direct(pid: int) -> list[int]:
+    return [
+        int(word)
+        for word in subprocess.run(
+            ["ps", "-o", "pid=", "--ppid", str(pid)], capture_output=True, text=True
+        ).stdout.split()
+    ]
+
+
+def kill_randomly(sweep_file: Path, runs: Path, wanted: int, kills: int, drivers: int, workers: int) -> int:
+    """Runs a sweep to its end while workers and drivers are killed; the number of workers that were."""
+    dice, killed, left = random.Random(0), 0, drivers
+    while True:
+        command = [
+            sys.executable,
+            "-m",
+            "regx",
+            "sweep",
+            "run",
+            str(sweep_file),
+            "--run-dir",
+            str(runs),
+            "--workers",
+            str(workers),
+        ]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        begun = time.monotonic()
+        while process.poll() is None:
+            time.sleep(dice.uniform(0.2, 0.8))
+            finished = len(list(runs.glob("*/*/result.json")))
+            if left and finished > wanted * (drivers - left + 1) / (drivers + 2) and time.monotonic() - begun > 2:
+                process.kill()
+                left -= 1
+            elif killed < kills and finished < wanted and (alive := workers_of(process.pid)):
+                try:
+                    os.kill(dice.choice(alive), signal.SIGKILL)
+                    killed += 1
+                except ProcessLookupError:
+                    pass
+        _, err = process.communicate()
+        if process.returncode != -signal.SIGKILL:
+            assert process.returncode == 0, err
+            return killed
+
+
+def check_exactly_once(runs: Path, wanted: int, epochs: int) -> None:
+    """Every run is done, its log has every epoch once, and it was begun once."""
+    (folder,) = (path for path in runs.iterdir() if path.is_dir())
+    found = records(folder)
+    assert len(found) == wanted == len(list(folder.glob("*/trial.json")))
+    assert {tuple(log) for _, log in found.values()} == {tuple(str(epoch) for epoch in range(1, epochs + 1))}
+    assert len({identity for identity, _ in found.values()}) == wanted
+
+
+KILLED = """\
+method: grid
+command: ["${env}", regx, sweep, trial, rectangular, "${args_json_file}"]
+parameters:
+  dataset: {value: iris}
+  depth: {values: [DEPTHS]}
+  seed: {values: [SEEDS]}
+  epochs: {value: 20}
+  plots: {value: false}
+  log_status: {value: false}
+  stop_at: {value: none}
+"""
+
+
+def killed_sweep(folder: Path, depths: int, seeds: int) -> Path:
+    numbers = [", ".join(map(str, range(1, count + 1))) for count in (depths, seeds)]
+    path = folder / "killed.yaml"
+    path.write_text(KILLED.replace("DEPTHS", numbers[0]).replace("SEEDS", numbers[1]))
+    return path
+
+
+def test_killed_workers_and_drivers(tmp_path: Path) -> None:
+    killed = kill_randomly(killed_sweep(tmp_path, 3, 4), tmp_path / "runs", wanted=12, kills=3, drivers=1, workers=2)
+    assert killed >= 1
+    check_exactly_once(tmp_path / "runs", 12, 20)
+
+
+@pytest.mark.slow
+def test_many_killed_workers_and_drivers(tmp_path: Path) -> None:
+    path = killed_sweep(tmp_path, 8, 50)
+    killed = kill_randomly(path, tmp_path / "runs", wanted=400, kills=25, drivers=2, workers=8)
+    assert killed >= 20
+    check_exactly_once(tmp_path / "runs", 400, 20)
+
+
+def test_kept_sweeps_are_found_by_name_path_and_folder(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path)
+    registry.keep(sweep, tmp_path / "runs" / "mine")
+    assert registry.find(str(tmp_path / "runs" / "mine")) == tmp_path / "runs" / "mine" / "sweep.yaml"
+    assert registry.find(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
