@@ -172,6 +172,7 @@ def _from_wandb(row: dict[str, Any]) -> Run:
     history = [_numbers(_only_numbers(entry)) for entry in row["history"]]
     summary = _only_numbers(row.get("summary") or {})
     config = {key: value for key, value in row["config"].items() if not key.startswith("_")}
+    labels = [value["label"] for value in config.values() if isinstance(value, dict) and "label" in value]
     monitor = "val/acc" if any("val/acc" in entry for entry in history) else "val/r2"
     judged = [entry for entry in history if not math.isnan(entry.get(monitor, math.nan))]
     best = max(judged, key=lambda entry: entry[monitor], default={})
@@ -180,8 +181,8 @@ def _from_wandb(row: dict[str, Any]) -> Run:
     return Run(
         name=row["name"],
         status=status,
-        label=None,
-        parameters=_what_is_trained(_flat(config)),
+        label=" ".join(labels) or None,
+        parameters={key: value for key, value in _what_is_trained(_flat(config)).items() if not key.endswith(".label")},
         seed=config.get("seed"),
         config=config,
         best=best | _numbers(test) if best else {},

@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import regx
-from regx.cli import compare, datasets, doctor, experiments, listing, resume, sparsity, sweep
+from regx.cli import compare, datasets, doctor, experiments, listing, resume, sparsity, sweep, wandb
 from regx.errors import UserError
 
 app = typer.Typer(
@@ -40,6 +40,7 @@ experiments.add_to(app)
 compare.add_to(app)
 app.command("resume", rich_help_panel="Run")(resume.resume)
 app.add_typer(sweep.app, name="sweep", rich_help_panel="Run")
+app.add_typer(wandb.app, name="wandb", rich_help_panel="Run")
 app.command("sparsity", rich_help_panel="Look up")(sparsity.sparsity)
 app.command("list", rich_help_panel="Look up")(listing.list_)
 app.command("show", rich_help_panel="Look up")(listing.show)

@@ -8,15 +8,19 @@ import os
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regx.cli import output, progress, sweep_progress
+from regx.cli import output, progress, sweep_progress, sweep_results, sweep_wandb
+from regx.cli.sweep_arguments import Changes, Format, Name, RunCap, RunDir, Seeds, known, ran, read
 from regx.errors import RunFailed, UserError
 from regx.sweeps import definition, document, plan, registry, trial
 from regx.sweeps.definition import Sweep
 from regx.sweeps.report import Report
+
+if TYPE_CHECKING:
+    from regx.sweeps.driver import Driver
 from regx.sweeps.trial import Trial
 
 app = typer.Typer(
@@ -25,70 +29,6 @@ app = typer.Typer(
     epilog="Start with: [bold]regx sweep run quickstart[/bold]",
     rich_markup_mode="rich",
 )
-
-Name = Annotated[
-    str,
-    typer.Argument(
-        metavar="SWEEP",
-        help="Name of a sweep (`regx sweep list`), path of a YAML file, or the folder of one that was run.",
-        autocompletion=lambda incomplete: [name for name in registry.names() if name.startswith(incomplete)],
-    ),
-]
-RunDir = Annotated[Path, typer.Option("--run-dir", help="Parent of the sweep's folder.")]
-Changes = Annotated[
-    list[str] | None,
-    typer.Option(
-        "--set",
-        metavar="OPTION=VALUE",
-        help="Set an option for all runs or, with a list as in 'depth=[10,50]', its grid. May be repeated.",
-    ),
-]
-Seeds = Annotated[
-    str | None,
-    typer.Option("--seeds", metavar="N|A,B", help="Train every configuration with N seeds (0, 1, ...), or with these."),
-]
-RunCap = Annotated[
-    int | None, typer.Option("--run-cap", metavar="N", help="Most configurations, in the place of the file's run_cap.")
-]
-Format = Annotated[
-    str, typer.Option("--format", "-f", metavar="table|json", help="How to print.", autocompletion=output.formats)
-]
-
-
-def read(name: str, changes: list[str] | None = None, seeds: str | None = None, run_cap: int | None = None) -> Sweep:
-    """The sweep that a command line asks for."""
-    if run_cap is not None and run_cap < 1:
-        raise UserError(f"{run_cap} is not at least 1", "run_cap")
-    return registry.load(name, _changes(changes or []), seeds=_seeds(seeds), run_cap=run_cap)
-
-
-def _changes(texts: list[str]) -> dict[str, Any]:
-    found = {}
-    for text in texts:
-        key, equals, value = text.partition("=")
-        if not (key and equals):
-            raise UserError(f"{text!r}: write OPTION=VALUE", "set")
-        found[key.strip().lstrip("-")] = document.scalar(value)
-    return found
-
-
-def _seeds(text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    parts = text.split(",")
-    if not all(part.strip().isdigit() for part in parts) or (len(parts) == 1 and int(text) == 0):
-        raise UserError(f"{text!r} is neither a number of seeds nor a list of them, as 1,2,3", "seeds")
-    seeds = list(range(int(text))) if len(parts) == 1 else [int(part) for part in parts]
-    if len(set(seeds)) < len(seeds):
-        raise UserError(f"{text!r} names a seed twice", "seeds")
-    return seeds
-
-
-def known(sweep: Sweep, folder: Path) -> list[Trial]:
-    """The sweep's trials, checked."""
-    found = plan.trials(sweep, folder)
-    plan.check(sweep, found)
-    return found
 
 
 @app.command("list", rich_help_panel="Look up")
@@ -222,42 +162,36 @@ def run(
 
 def carry_out(sweep: Sweep, run_dir: Path, workers: str, gpus: str | None, wandb: str, format: str) -> None:
     """Runs what is missing, prints the tables, and fails where a run has."""
-    from regx.cli import sweep_results
+    from regx.sweeps.driver import Driver
 
     specs = sweep_results.wanted(sweep)
     folder = registry.folder_of(sweep, run_dir)
-    trials = [dataclasses.replace(item, settings=_settings(sweep, wandb)) for item in known(sweep, folder)]
+    _check_workers(workers)
+    settings = _settings(sweep, wandb)
+    trials = [dataclasses.replace(item, settings=settings) for item in known(sweep, folder)]
     registry.keep(sweep, folder)
-    states = [plan.state(item) for item in trials]
-    if sweep.method != "bayes" and all(status in (plan.FINISHED, plan.FAILED) for status, _ in states):
-        failed = {
-            item.describe(): result.get("error", "")
-            for item, (status, result) in zip(trials, states, strict=True)
-            if status == plan.FAILED
-        }
-        print(f"{sweep.name}: nothing to do, all {len(trials)} runs have ended", file=sys.stderr)
-        report = Report(len(trials), len(trials) - len(failed), failed=failed)
+    driver = Driver(sweep, folder, trials)
+    if driver.left():
+        _drive(sweep, driver, _workers(workers, gpus), gpus)
     else:
-        report = _drive(sweep, folder, trials, workers, gpus)
-    found = sweep_results.runs_of(sweep, folder)
+        print(f"{sweep.name}: nothing to do, all {len(trials)} runs have ended", file=sys.stderr)
+    report, found = driver.report, sweep_results.runs_of(sweep, folder)
     if any(run.finished for run in found) or format == "json":
         more = {"folder": str(folder), "finished": report.finished, "failed": report.failed, "ended": report.ended}
         sweep_results.print_tables(sweep, found, specs if report.finished else [], format, more)
     _conclude(sweep, report)
 
 
-def _drive(sweep: Sweep, folder: Path, trials: list[Trial], workers: str, gpus: str | None) -> Report:
+def _drive(sweep: Sweep, driver: Driver, count: int, gpus: str | None) -> None:
     with progress.waiting("loading PyTorch"):
-        from regx.sweeps.driver import Driver
         from regx.sweeps.engines.local import LocalEngine
-    before = time.monotonic()
-    engine = LocalEngine(min(_workers(workers, gpus), _most(sweep, trials)), gpus.split(",") if gpus else None)
+    before, report = time.monotonic(), driver.report
+    engine = LocalEngine(min(count, driver.most()), gpus.split(",") if gpus else None)
     with sweep_progress.watcher(sweep) as watch:
-        report = Driver(sweep, folder, trials, engine, watch).run()
+        driver.run(engine, watch)
     took = sweep_progress.duration(time.monotonic() - before)
     before_now = f", {report.found} were done before" if report.found else ""
     print(f"{sweep.name}: {report.finished - report.found} runs done in {took}{before_now}", file=sys.stderr)
-    return report
 
 
 def _conclude(sweep: Sweep, report: Report) -> None:
@@ -281,24 +215,19 @@ def _settings(sweep: Sweep, wandb: str) -> dict[str, Any]:
     return found | {key: values[key] for key in ("project", "entity") if values.get(key)}
 
 
-def _workers(text: str, gpus: str | None) -> int:
-    if text == "auto":
-        return len(gpus.split(",")) if gpus else max(1, _gpus() or (os.cpu_count() or 1))
-    if not text.isdigit() or int(text) < 1:
+def _check_workers(text: str) -> None:
+    if text != "auto" and (not text.isdigit() or int(text) < 1):
         raise UserError(f"{text!r} is neither a number of at least 1 nor auto", "workers")
-    return int(text)
 
 
-def _gpus() -> int:
+def _workers(text: str, gpus: str | None) -> int:
+    if text != "auto":
+        return int(text)
+    if gpus:
+        return len(gpus.split(","))
     import torch
 
-    return torch.cuda.device_count()
-
-
-def _most(sweep: Sweep, trials: list[Trial]) -> int:
-    """More workers than trials would only start up."""
-    many = len(trials) if sweep.method != "bayes" else (sweep.run_cap or 1) * len(sweep.seeds())
-    return max(1, many)
+    return torch.cuda.device_count() or os.cpu_count() or 1
 
 
 @app.command(rich_help_panel="Run")
@@ -319,16 +248,6 @@ def retry(
         RunFolder(item.place()).clear()
     print(f"{sweep.name}: {len(failed)} failed runs begin anew", file=sys.stderr)
     carry_out(sweep, run_dir, workers, gpus, "disabled", format)
-
-
-def ran(name: str, run_dir: Path) -> tuple[Sweep, Path]:
-    """A sweep as it was run last, with the changes of that command line, and its folder."""
-    kept = run_dir / name / registry.KEPT
-    sweep = registry.load(str(kept.parent) if kept.is_file() else name)
-    folder = registry.folder_of(sweep, run_dir)
-    if not (folder / registry.KEPT).is_file():
-        raise UserError(f"{sweep.name} has not been run in {run_dir}; regx sweep run {name}, or another --run-dir")
-    return sweep, folder
 
 
 @app.command(rich_help_panel="Run")
@@ -378,3 +297,7 @@ def stop(name: Name, run_dir: RunDir = Path("runs")) -> None:
     print(
         f"{sweep.name}: asked {len(drivers)} at work to stop" if drivers else f"{sweep.name}: nobody is at work on it"
     )
+
+
+app.command(rich_help_panel="Look up")(sweep_results.results)
+sweep_wandb.add_to(app)

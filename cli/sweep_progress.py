@@ -101,7 +101,9 @@ class Live(Lines):
             )
         for worker, why in sorted(report.dismissed.items()):
             workers.add_row(Text(worker, style="red"), "", Text("stopped", style="red"), Text(why))
-        return Group(line, ProgressBar(max(1, report.total), done), workers)
+        whole = Table.grid(expand=True)  # a bar alone would not end its line
+        whole.add_row(ProgressBar(max(1, report.total), done))
+        return Group(line, whole, workers)
 
 
 def _events(report: Report) -> Iterator[str]:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from regx.analysis import render, runs, tables
 from regx.analysis.table import Table, TableSpec
 from regx.cli import output
+from regx.cli.sweep_arguments import Name, RunDir, kept, ran
 from regx.errors import UserError, did_you_mean
 from regx.sweeps import plan
 from regx.sweeps.definition import Sweep
@@ -91,3 +94,68 @@ def show(table: Table) -> None:
 def described() -> list[str]:
     """`NAME: what it shows` of every table."""
     return [f"{name}: {tables.summary(name)}" for name in tables.TABLES]
+
+
+def results(
+    name: Name,
+    tables_: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--table",
+            metavar="NAME",
+            help="A table instead of the sweep's own; may be repeated: " + "; ".join(tables.TABLES) + ".",
+            autocompletion=lambda incomplete: [name for name in tables.TABLES if name.startswith(incomplete)],
+        ),
+    ] = None,
+    metrics: Annotated[
+        list[str] | None, typer.Option("--metric", metavar="KEY", help="Numbers to show; may be repeated.")
+    ] = None,
+    by: Annotated[
+        list[str] | None,
+        typer.Option("--by", metavar="PARAMETER", help="What makes a row; of other parameters the best is taken."),
+    ] = None,
+    rows: Annotated[str | None, typer.Option("--rows", metavar="PARAMETER", help="Rows of a pivot.")] = None,
+    columns: Annotated[str | None, typer.Option("--columns", metavar="PARAMETER", help="Columns of a pivot.")] = None,
+    baseline: Annotated[
+        str | None, typer.Option("--baseline", metavar="LABEL|P=V", help="What others are tested against.")
+    ] = None,
+    sort: Annotated[str | None, typer.Option("--sort", metavar="COLUMN", help="Column to sort by.")] = None,
+    source: Annotated[
+        str | None,
+        typer.Option("--from", metavar="wandb:ENTITY/PROJECT/ID", help="Read W&B's runs instead of run folders."),
+    ] = None,
+    run_dir: RunDir = Path("runs"),
+    format: Annotated[
+        str, typer.Option("--format", "-f", metavar="|".join(FORMATS), help="How to print; csv keeps every digit.")
+    ] = "table",
+) -> None:
+    """Print the tables of a sweep: one row per configuration, mean and deviation over seeds, best by validation.
+
+    Test metrics are those of the epoch that is best by validation. p values are of paired tests against the baseline.
+    """
+    check_format(format)
+    changes = {
+        "metrics": metrics,
+        "metric": metrics[0] if metrics else None,
+        "by": by,
+        "rows": rows,
+        "columns": columns,
+        "baseline": baseline,
+        "sort": sort,
+    }
+    if source is None:
+        sweep, folder = ran(name, run_dir)
+        found = runs_of(sweep, folder)
+    else:
+        sweep = kept(name, run_dir)
+        found = _from_wandb(source)
+    print_tables(sweep, found, wanted(sweep, tables_, **changes), format)
+
+
+def _from_wandb(source: str) -> list[Run]:
+    from regx.training.tracking import sweeps
+
+    kind, _, path = source.partition(":")
+    if kind != "wandb" or not path:
+        raise UserError(f"{source!r}: write wandb:ENTITY/PROJECT/ID", "from")
+    return runs.from_wandb(sweeps.runs(path))

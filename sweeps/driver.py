@@ -48,14 +48,10 @@ class Driver:
         sweep: what to run.
         folder: of the sweep; parent of the run folders.
         trials: of a grid or random search, all; of a search by `bayes`, those begun.
-        engine: where.
-        watch: called a few times a second with the present state.
     """
 
-    def __init__(
-        self, sweep: Sweep, folder: Path, trials: list[Trial], engine: Engine, watch: Callable[[Report], None]
-    ) -> None:
-        self.sweep, self.folder, self.engine, self.watch = sweep, folder, engine, watch
+    def __init__(self, sweep: Sweep, folder: Path, trials: list[Trial]) -> None:
+        self.sweep, self.folder = sweep, folder
         self.report = Report()
         self._trials = {item.key: item for item in trials}
         self._queue: deque[Trial] = deque()
@@ -80,25 +76,30 @@ class Driver:
         for item in self._trials.values():
             status, result = plan.state(item)
             if status in (plan.FINISHED, plan.FAILED):
+                item.leave_note()  # another command may have trained it
                 self._note(work.outcome(item, result, "", trained=False))
             else:
                 (begun if status == plan.UNFINISHED else new).append(item)
         self._queue.extend([*begun, *new])
         self.report.found = self.report.finished
 
-    def run(self) -> Report:
+    def run(self, engine: Engine, watch: Callable[[Report], None]) -> Report:
         """Works until nothing is left to do, or somebody stops it.
+
+        Args:
+            engine: where; it is closed at the end.
+            watch: called a few times a second with the present state.
 
         Raises:
             RunFailed: the sweep's metric is never logged.
         """
-        report = self.report
+        report, self.engine, self.watch = self.report, engine, watch
         try:
             with _asked(self._on_signal):
                 while True:
                     self._fill()
                     self._show()
-                    if not report.running and (report.ended or not self._left()):
+                    if not report.running and (report.ended or not self.left()):
                         return report
                     for event in self.engine.wait(POLL):
                         self._happened(event)
@@ -109,6 +110,12 @@ class Driver:
             self.engine.close()
             self._heart.unlink(missing_ok=True)
 
+    def most(self) -> int:
+        """Trials that could be carried out at once: more workers than these would only start up."""
+        if self.sweep.method == "bayes":
+            return (self.sweep.run_cap or 1) * len(self.sweep.seeds())
+        return max(1, len(self._queue))
+
     def _on_signal(self) -> None:
         self._asked_to_stop += 1
         if self._asked_to_stop > 1:
@@ -116,7 +123,8 @@ class Driver:
         self.report.ended = "interrupted"
         self.engine.interrupt()
 
-    def _left(self) -> bool:
+    def left(self) -> bool:
+        """Whether anything is left to do."""
         return bool(self._queue) or self._may_propose()
 
     def _fill(self) -> None:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from regx.errors import RunFailed, UserError
 from regx.sweeps.definition import LABEL, Metric, Sweep, bundle, leaf
 from regx.sweeps.hyperband import Hyperband
+from regx.sweeps.sidecar import Sidecar
 from regx.training import launch
 from regx.training.config import RunConfig
 from regx.training.experiments import EXPERIMENTS, from_dict
@@ -50,6 +51,7 @@ class Trial:
         after: the trial with whose best weights it begins.
         settings: options that say where it is logged.
         telling: parameters that are not the same in all trials.
+        wandb_sweep: id of the sweep on a W&B server, for runs that are tracked.
     """
 
     sweep: str
@@ -63,6 +65,7 @@ class Trial:
     after: Trial | None = None
     settings: dict[str, Any] = field(default_factory=lambda: {"wandb": "disabled"})
     telling: tuple[str, ...] = ()
+    wandb_sweep: str | None = None
 
     @property
     def key(self) -> str:
@@ -100,6 +103,22 @@ class Trial:
             words += [f"{name}={_short(item)}" for name, item in shown.items() if name != "seed"]
         return " ".join([*words, f"seed={self.seed}"])
 
+    def leave_note(self) -> None:
+        """Writes `trial.json` into the run folder, by which the tables know the run.
+
+        Raises:
+            RunFailed: it cannot be written.
+        """
+        from regx.training.folder import to_json, write_atomically
+
+        path = self.place() / FILE
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if not path.is_file():
+                write_atomically(path, to_json(self.note()))
+        except OSError as error:
+            raise RunFailed(f"cannot write {path}: {error.strerror}") from None
+
     def note(self) -> dict[str, Any]:
         """What trial.json holds."""
         return {
@@ -118,20 +137,46 @@ def make(sweep: Sweep, parameters: dict[str, Any], seed: int | None, folder: Pat
     Raises:
         UserError: options that exclude each other.
     """
-    values = {key: option.default for key, option in sweep.options.items()} | _options(parameters)
-    dropped = [name for name, condition in sweep.sidecar.when.items() if not condition.holds(values)]
+    telling = tuple(name for name, distribution in sweep.parameters.items() if distribution.size() != 1)
+    more = {"metric": sweep.metric, "early": sweep.early, "telling": telling}
+    return build(sweep.name, sweep.experiment, sweep.sidecar, parameters, seed, folder, **more)
+
+
+def build(
+    sweep: str,
+    experiment: str,
+    notes: Sidecar,
+    parameters: dict[str, Any],
+    seed: int | None,
+    folder: Path,
+    **more: Any,
+) -> Trial | None:
+    """The trial of some parameters; None where a condition leaves it out.
+
+    Args:
+        sweep: its name.
+        experiment: `rectangular` or `resnet`.
+        notes: with conditions.
+        parameters: their values by name.
+        seed: None where the parameters have one, or the default shall do.
+        folder: parent of the run folder.
+        more: further fields of the trial.
+
+    Raises:
+        UserError: options that exclude each other.
+    """
+    known = {option.key: option for option in options_of(EXPERIMENTS[experiment])}
+    values = {key: option.default for key, option in known.items()} | _options(parameters)
+    dropped = [name for name, condition in notes.when.items() if not condition.holds(values)]
     parameters = {name: value for name, value in parameters.items() if name not in dropped}
     options = _options(parameters) | ({} if seed is None else {"seed": seed})
-    values = from_dict(options, sweep.experiment).as_dict()
+    values = from_dict(options, experiment).as_dict()
     labels = [value[LABEL] for value in parameters.values() if isinstance(value, dict) and LABEL in value]
     label = " ".join(labels) or None
-    if not all(condition.holds(values | {"label": label}) for condition in sweep.sidecar.where):
+    if not all(condition.holds(values | {"label": label}) for condition in notes.where):
         return None
     options["seed"] = values["seed"]
-    telling = tuple(name for name, distribution in sweep.parameters.items() if distribution.size() != 1)
-    return Trial(
-        *(sweep.name, sweep.experiment, label, parameters, options, folder, sweep.metric, sweep.early), telling=telling
-    )
+    return Trial(sweep, experiment, label, parameters, options, folder, **more)
 
 
 def _options(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -169,22 +214,18 @@ def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, An
         RunFailed: it cannot be carried out here; `regx.training.folder.InUse` while another process trains it.
     """
     from regx.training import experiment
-    from regx.training.folder import RunFolder, to_json, write_atomically
+    from regx.training.folder import RunFolder
 
     config = trial.config()
     folder = RunFolder(trial.place())
-    try:
-        folder.path.mkdir(parents=True, exist_ok=True)
-        if not (folder.path / FILE).is_file():
-            write_atomically(folder.path / FILE, to_json(trial.note()))
-    except OSError as error:
-        raise RunFailed(f"cannot write {folder.path}: {error.strerror}") from None
+    trial.leave_note()
     result = folder.read_result()
     if result is not None and result.get("ended") == PRUNED and trial.early is None:
         folder.result.unlink()
     if launch.processes(config.devices) > 1:
         return _launch(config, folder, trial)
     more: dict[str, Any] = {"end": pruner(trial)} if trial.early else {}
+    more |= {"sweep": trial.wandb_sweep, "point": trial.parameters}
     return experiment.run(config, observer, argv=argv, folder=folder if folder.last.is_file() else None, **more)
 
 

@@ -113,9 +113,12 @@ class Sweep:
 
 
 def grid(parameters: dict[str, Any]) -> list[dict[str, Any]]:
-    """Every combination of `values` (and `value`)."""
-    choices = [item.get("values", [item.get("value")]) for item in parameters.values()]
-    return [dict(zip(parameters, point, strict=True)) for point in itertools.product(*choices)]
+    """Every point of the grid; of nested parameters the values are nested too."""
+    choices = [
+        grid(spec["parameters"]) if "parameters" in spec else spec.get("values") or [spec.get("value")]
+        for spec in parameters.values()
+    ]
+    return [dict(zip(parameters, values, strict=True)) for values in itertools.product(*choices)]
 
 
 class Server(ThreadingHTTPServer):

@@ -55,6 +55,8 @@ def run(
     force: bool = False,
     folder: RunFolder | None = None,
     end: Callable[[dict[str, float]], str | None] = lambda row: None,
+    sweep: str | None = None,
+    point: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Trains what `config` describes and returns `result.json`; a folder that is given is resumed.
 
@@ -67,6 +69,8 @@ def run(
         force: train again what has ended.
         folder: a run folder to go on in.
         end: asked after every logged row whether the run shall end there, and why (a word for `ended` of the result).
+        sweep: id of the W&B sweep that the run belongs to.
+        point: what the sweep has set, under its own names, for W&B's columns.
 
     Raises:
         UserError: the configuration asks for what cannot be, or the folder holds an unfinished run.
@@ -87,7 +91,7 @@ def run(
                 folder.clear()
             try:
                 run_id = folder.create(config, argv)
-                return _carry_out(experiment, folder, observer, run_id, end)
+                return _carry_out(experiment, folder, observer, run_id, end, sweep, point or {})
             except OSError as error:
                 place = error.filename or folder.path
                 raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
@@ -154,6 +158,8 @@ def _carry_out(
     observer: Observer,
     run_id: str,
     end: Callable[[dict[str, float]], str | None],
+    sweep: str | None,
+    point: dict[str, Any],
 ) -> dict[str, Any]:
     config, trainer = experiment.config, experiment.trainer
     state = _ask_first(lambda: _checkpoint(folder, config), trainer.world)
@@ -167,7 +173,8 @@ def _carry_out(
     tracker = tracking.start(
         mode=config.wandb,  # type: ignore[arg-type]
         run_dir=folder.path,
-        config=config.as_dict(),
+        config=point | config.as_dict(),
+        sweep=sweep,
         name=config.name or folder.path.name,
         project=config.project,
         entity=config.entity,

@@ -80,7 +80,7 @@ def test_from_wandb() -> None:
     row = {
         "name": "first",
         "state": "finished",
-        "config": {"dataset": "iris", "seed": 7, "run_dir": "here", "technique": {"lambda": 0.1}, "_wandb": {}},
+        "config": {"dataset": "iris", "seed": 7, "run_dir": "here", "technique": {"label": "alive", "lambda": 0.1}},
         "history": history,
         "summary": {"test/acc": {"max": 0.6}, "_runtime": 12.5, "val/acc": {"max": 0.7}},
     }
@@ -89,6 +89,7 @@ def test_from_wandb() -> None:
     assert finished.best == {"epoch": 2, "val/acc": 0.7, "val/loss": 0.4, "test/acc": 0.6}, "the first of the best"
     assert finished.last["epoch"] == 4 and finished.seconds == 12.5 and finished.seed == 7
     assert finished.parameters == {"dataset": "iris", "technique.lambda": 0.1}
+    assert finished.label == "alive"
     assert (failed.status, failed.best, running.status) == ("failed", {}, "unfinished")
     regression = row | {"history": [{"epoch": 1, "val/r2": -1.0}, {"epoch": 2, "val/r2": 0.5}]}
     (found,) = from_wandb([regression])

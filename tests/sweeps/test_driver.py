@@ -97,7 +97,7 @@ def sweep_of(folder: Path, text: str = GRID, **more: Any) -> Sweep:
 
 def drive(sweep: Sweep, folder: Path, engine: Any) -> Report:
     folder.mkdir(exist_ok=True)
-    return Driver(sweep, folder, plan.trials(sweep, folder), engine, lambda report: None).run()
+    return Driver(sweep, folder, plan.trials(sweep, folder)).run(engine, lambda report: None)
 
 
 def test_each_trial_is_carried_out_once(tmp_path: Path) -> None:

@@ -40,8 +40,10 @@ def test_every_logged_number_is_known_beforehand(options: dict[str, Any], tmp_pa
 
 @pytest.mark.parametrize(
     ("key", "rises"),
-    [("val/acc", True), ("val/r2", True), ("val/loss", False), ("val/rmse", False), ("val/jr/unit_dead_ratio", False)]
-    + [("val/jr/unit_nonlinear_ratio", True), ("val/jr/linearity_ratio", False), ("val/jr/point_efficiency", True)],
+    [
+        *[(f"val/{key}", True) for key in ("acc", "r2", "jr/unit_nonlinear_ratio", "jr/point_efficiency")],
+        *[(f"val/{key}", False) for key in ("loss", "rmse", "jr/unit_dead_ratio", "jr/linearity_ratio")],
+    ],
 )
 def test_of_which_numbers_more_is_better(key: str, rises: bool) -> None:
     assert log_keys.rises(key) is rises

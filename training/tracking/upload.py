@@ -14,7 +14,7 @@ from typing import Any
 
 from regx.errors import RunFailed, UserError
 from regx.training.folder import RunFolder, write_atomically
-from regx.training.tracking.runs import BEST_OF, begin, need_server, reason
+from regx.training.tracking.runs import BEST_OF, Mode, begin, need_server, reason, start
 
 RECEIPT = "wandb.json"
 """The file of a run folder that says which run of which server holds all of it."""
@@ -97,7 +97,7 @@ def _send(
     """The page of the run."""
     import wandb
 
-    config = result["config"]
+    config = _point(folder) | result["config"]
     # Not in the run folder: what is left there of an upload that was cut off would look like a run tracked online.
     with tempfile.TemporaryDirectory(prefix="regx-upload-", ignore_cleanup_errors=True) as scratch:
         try:
@@ -132,6 +132,35 @@ def _send(
             raise RunFailed(
                 f"W&B did not take {folder.path} ({reason(error)}); another upload goes on from here"
             ) from None
+
+
+def replay(folder: Path, *, mode: Mode, warn: Callable[[str], None]) -> None:
+    """Tells a W&B agent what it asked to train and what had been trained before: the same rows as if it were now.
+
+    Args:
+        folder: of a run that has ended.
+        mode: as of `start`.
+        warn: called with one line whenever the result is less than what was asked for.
+    """
+    run_folder = RunFolder(folder)
+    result = run_folder.read_result()
+    assert result is not None
+    tracker = start(mode=mode, run_dir=folder, config=result["config"], name=folder.name, warn=warn)
+    for row in _rows(run_folder):
+        tracker.log(row, step=int(row["epoch"]))
+    tracker.summary(result.get("test", {}))
+    tracker.finish(0 if result["status"] == "finished" else 1)
+
+
+def skip(parameters: dict[str, Any], folder: Path) -> None:
+    """Ends a W&B agent's run that a condition of the sweep leaves out; without it, the server would call it crashed."""
+    tracker = start(mode="auto", run_dir=folder, config=parameters, tags=["skipped"], warn=lambda message: None)
+    tracker.finish(0)
+
+
+def _point(folder: RunFolder) -> dict[str, Any]:
+    """What a sweep has set, under its own names."""
+    return _read(folder.path / "trial.json").get("point", {})
 
 
 def _tracked(folder: RunFolder, id: str) -> str | None:
