@@ -8,5 +8,4 @@ PATTERNS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")
 setup(
     packages=["regx", *(f"regx.{name}" for name in find_packages(include=PATTERNS))],
     package_dir={"regx": "regx", **{f"regx.{folder}": folder for folder in FOLDERS}},
-    package_data={"regx.sweeps": ["registry/*.yaml"]},
 )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 import time
 from pathlib import Path
@@ -12,8 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from regx.cli import output, progress, sweep_progress, sweep_results, sweep_wandb
+from regx.cli import output, progress, sweep_engines, sweep_progress, sweep_results, sweep_wandb
 from regx.cli.sweep_arguments import Changes, Format, Name, RunCap, RunDir, Seeds, known, ran, read
+from regx.cli.sweep_engines import Address, Each, EngineName, Gpus, Place, Slurm, Workers
 from regx.errors import RunFailed, UserError
 from regx.sweeps import definition, document, plan, registry, trial
 from regx.sweeps.definition import Sweep
@@ -86,7 +86,7 @@ def plan_(
         return
     shown = trials if all else trials[:20]
     if trials:
-        columns, rows = _columns(shown)
+        columns, rows = _columns(trials)
         table = [[*row, status] for row, status in zip(rows, states, strict=False)]
         output.print_table(f"{sweep.name}: {sweep.path}", [*columns, "state"], table)
     if len(shown) < len(trials):
@@ -128,14 +128,6 @@ def run(
     changes: Changes = None,
     seeds: Seeds = None,
     run_cap: RunCap = None,
-    workers: Annotated[
-        str,
-        typer.Option("--workers", metavar="N|auto", help="Runs at a time; auto is one per GPU, or per two CPU cores."),
-    ] = "auto",
-    gpus: Annotated[
-        str | None,
-        typer.Option("--gpus", metavar="0,1,2+3", help="GPUs of the workers in turn; 2+3 gives one worker two."),
-    ] = None,
     wandb: Annotated[
         str,
         typer.Option(
@@ -146,6 +138,12 @@ def run(
     ] = "disabled",
     yes: Annotated[bool, typer.Option("--yes", help="Begin any number of runs without a question.")] = False,
     run_dir: RunDir = Path("runs"),
+    engine: EngineName = "local",
+    workers: Workers = "auto",
+    gpus: Gpus = None,
+    address: Address = None,
+    each: Each = None,
+    slurm: Slurm = None,
     format: Format = "table",
 ) -> None:
     """Run what is missing of a sweep, and print its tables.
@@ -155,24 +153,24 @@ def run(
     checkpoints.
     """
     output.check_format(format)
+    where = sweep_engines.place(engine, workers, gpus, address, each, slurm)
     sweep = read(name, changes, seeds, run_cap)
     refuse_endless(sweep, yes=yes)
-    carry_out(sweep, run_dir, workers, gpus, wandb, format)
+    carry_out(sweep, run_dir, where, wandb, format)
 
 
-def carry_out(sweep: Sweep, run_dir: Path, workers: str, gpus: str | None, wandb: str, format: str) -> None:
+def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str) -> None:
     """Runs what is missing, prints the tables, and fails where a run has."""
     from regx.sweeps.driver import Driver
 
     specs = sweep_results.wanted(sweep)
     folder = registry.folder_of(sweep, run_dir)
-    _check_workers(workers)
     settings = _settings(sweep, wandb)
     trials = [dataclasses.replace(item, settings=settings) for item in known(sweep, folder)]
     registry.keep(sweep, folder)
     driver = Driver(sweep, folder, trials)
     if driver.left():
-        _drive(sweep, driver, _workers(workers, gpus), gpus)
+        _drive(sweep, driver, where)
     else:
         print(f"{sweep.name}: nothing to do, all {len(trials)} runs have ended", file=sys.stderr)
     report, found = driver.report, sweep_results.runs_of(sweep, folder)
@@ -182,11 +180,10 @@ def carry_out(sweep: Sweep, run_dir: Path, workers: str, gpus: str | None, wandb
     _conclude(sweep, report)
 
 
-def _drive(sweep: Sweep, driver: Driver, count: int, gpus: str | None) -> None:
-    with progress.waiting("loading PyTorch"):
-        from regx.sweeps.engines.local import LocalEngine
+def _drive(sweep: Sweep, driver: Driver, where: Place) -> None:
     before, report = time.monotonic(), driver.report
-    engine = LocalEngine(min(count, driver.most()), gpus.split(",") if gpus else None)
+    with progress.waiting("loading PyTorch"):
+        engine = sweep_engines.start(where, driver.folder, driver.most())
     with sweep_progress.watcher(sweep) as watch:
         driver.run(engine, watch)
     took = sweep_progress.duration(time.monotonic() - before)
@@ -215,39 +212,25 @@ def _settings(sweep: Sweep, wandb: str) -> dict[str, Any]:
     return found | {key: values[key] for key in ("project", "entity") if values.get(key)}
 
 
-def _check_workers(text: str) -> None:
-    if text != "auto" and (not text.isdigit() or int(text) < 1):
-        raise UserError(f"{text!r} is neither a number of at least 1 nor auto", "workers")
-
-
-def _workers(text: str, gpus: str | None) -> int:
-    if text != "auto":
-        return int(text)
-    if gpus:
-        return len(gpus.split(","))
-    import torch
-
-    return torch.cuda.device_count() or os.cpu_count() or 1
-
-
 @app.command(rich_help_panel="Run")
 def retry(
     name: Name,
     run_dir: RunDir = Path("runs"),
-    workers: Annotated[str, typer.Option("--workers", metavar="N|auto", help="Runs at a time.")] = "auto",
-    gpus: Annotated[str | None, typer.Option("--gpus", metavar="0,1", help="GPUs of the workers in turn.")] = None,
+    workers: Workers = "auto",
+    gpus: Gpus = None,
     format: Format = "table",
 ) -> None:
     """Run the failed runs of a sweep anew, and what is missing."""
     from regx.training.folder import RunFolder
 
     output.check_format(format)
+    where = sweep_engines.place("local", workers, gpus)
     sweep, folder = ran(name, run_dir)
     failed = [item for item in known(sweep, folder) if plan.state(item)[0] == plan.FAILED]
     for item in failed:
         RunFolder(item.place()).clear()
     print(f"{sweep.name}: {len(failed)} failed runs begin anew", file=sys.stderr)
-    carry_out(sweep, run_dir, workers, gpus, "disabled", format)
+    carry_out(sweep, run_dir, where, "disabled", format)
 
 
 @app.command(rich_help_panel="Run")

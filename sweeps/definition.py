@@ -331,6 +331,10 @@ def _options_set(
         else:
             _check_value(found, name, option, value, here)
             touched.add(option.key)
+    labels = [value[LABEL] for value in ends if isinstance(value, dict) and LABEL in value]
+    for label in labels:
+        if not isinstance(label, str) or labels.count(label) > 1:
+            found.fail(f"{name}: the label {label!r} is given to several values, or is no text", *place)
     if option and option.type == "int" and distribution.numeric and _fractional(distribution):
         found.fail(
             f"{name} is a whole number; use distribution: int_uniform, or q_uniform with q: 1, or "

@@ -23,7 +23,7 @@ ALLOWED = {
 }
 
 
-def test_wheel_holds_every_module(tmp_path: Path) -> None:
+def test_wheel_holds_every_module_and_sweep(tmp_path: Path) -> None:
     source = tmp_path / "checkout"
     listed = subprocess.run(
         ["git", "-C", str(ROOT), "ls-files", "-co", "--exclude-standard"], capture_output=True, text=True, check=True
@@ -34,10 +34,15 @@ def test_wheel_holds_every_module(tmp_path: Path) -> None:
             (source / name).write_bytes((ROOT / name).read_bytes())
     command = [sys.executable, "-m", "build", "-w", "-n", "-o", str(tmp_path), str(source)]
     subprocess.run(command, check=True, capture_output=True)
-    names = {n for n in zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist() if n.endswith(".py")}
-    wanted = {f"regx/{path.relative_to(ROOT)}" for folder in FOLDERS for path in (ROOT / folder).rglob("*.py")}
+    names = set(zipfile.ZipFile(next(tmp_path.glob("*.whl"))).namelist())
+    wanted = {
+        f"regx/{path.relative_to(ROOT)}"
+        for folder in FOLDERS
+        for kind in ("*.py", "*.yaml")
+        for path in (ROOT / folder).rglob(kind)
+    }
     assert wanted <= names, wanted - names
-    assert all(n.startswith("regx/") for n in names)
+    assert all(n.startswith(("regx/", "regx-")) for n in names)
 
 
 def test_generic_names_are_not_importable(tmp_path: Path) -> None:

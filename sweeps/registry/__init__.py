@@ -9,7 +9,7 @@ from typing import Any
 
 from regx.errors import RunFailed, UserError, did_you_mean
 from regx.registry import Info, Registry
-from regx.sweeps import definition, document, sidecar
+from regx.sweeps import definition, document, plan, sidecar
 from regx.sweeps.definition import Sweep
 
 HERE = Path(__file__).parent
@@ -96,7 +96,7 @@ def rows() -> Iterable[Info]:
 def _row(name: str, path: Path) -> Info:
     try:
         sweep = definition.read(path)
-        notes, count = sweep.sidecar, sweep.points()
+        notes, count = sweep.sidecar, sweep.run_cap or len(plan.trials(sweep, path.parent)) // len(sweep.seeds())
         facts: dict[str, Any] = {
             "experiment": sweep.experiment,
             "method": sweep.method,

@@ -89,6 +89,7 @@ BAD = [
     ),
     ("set twice", HEAD + "  depth: {values: [1]}\n  a: {values: [{depth: 2}]}\n", 7, "'depth' is also set by 'depth'"),
     ("bundle with a misspelt option", HEAD + "  a:\n    values:\n      - {lamda: 1}\n", 8, "did you mean 'lambda'?"),
+    ("a label twice", HEAD + "  a: {values: [{label: x}, {label: x, lr: 1}]}\n", 6, "given to several values"),
     ("no command", "method: grid\nparameters: {depth: {value: 1}}\n", 1, "a sweep says what it runs"),
     (
         "another program",

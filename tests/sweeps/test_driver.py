@@ -1,5 +1,6 @@
 """The driver: every trial exactly once, whatever happens to workers, to trials and to itself."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -430,3 +431,31 @@ def test_kept_sweeps_are_found_by_name_path_and_folder(tmp_path: Path) -> None:
     registry.keep(sweep, tmp_path / "runs" / "mine")
     assert registry.find(str(tmp_path / "runs" / "mine")) == tmp_path / "runs" / "mine" / "sweep.yaml"
     assert registry.find(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
+
+
+def test_a_killed_sweep_goes_on_inside_its_runs(tmp_path: Path) -> None:
+    path = tmp_path / "long.yaml"
+    path.write_text(
+        KILLED.replace("DEPTHS", "4").replace("SEEDS", "0, 1").replace("epochs: {value: 20}", "epochs: {value: 600}")
+        + "  checkpoint_every: {value: 0.05}\n"
+    )
+    command = [sys.executable, "-m", "regx", "sweep", "run", str(path), "--workers", "2", "--run-dir"]
+    process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    logs: list[Path] = []
+    while len(logs) < 2 and process.poll() is None:
+        logs = [log for log in (tmp_path / "killed").glob("long/*/metrics.csv") if log.read_text().count("\n") > 30]
+        time.sleep(0.05)
+    below = children(process.pid)
+    process.kill()
+    process.communicate()
+    for pid in below:  # workers would stop by themselves, but their runs are half done now
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    folder = tmp_path / "killed" / "long"
+    assert not list(folder.glob("*/result.json")) and len(list(folder.glob("*/checkpoints/last.pt"))) == 2
+    for runs in ("killed", "whole"):
+        done = subprocess.run([*command, str(tmp_path / runs)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr
+    for log in folder.glob("*/metrics.csv"):
+        assert len(json.loads((log.parent / "env.json").read_text())["resumed"]) == 1
+        assert log.read_text() == (tmp_path / "whole" / "long" / log.parent.name / "metrics.csv").read_text()

@@ -1,0 +1,176 @@
+"""`--engine` of `regx sweep run`: where trials are carried out, and what each of them needs."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from regx.errors import UserError, did_you_mean
+
+if TYPE_CHECKING:
+    from regx.sweeps.engines import Engine
+
+ENGINES = ("local", "ray", "slurm")
+# What `--slurm` takes beside options of sbatch.
+OWN = {"partition": str, "minutes": int, "memory": float, "cluster": str}
+# Jobs that wait in SLURM's queue at a time, where nobody says how many.
+JOBS = 100
+
+PANEL = "Where"
+Workers = Annotated[
+    str,
+    typer.Option(
+        "--workers",
+        metavar="N|auto",
+        help="Runs at a time; auto is one per GPU or CPU core, what fits into a Ray cluster, or 100 jobs of SLURM.",
+        rich_help_panel=PANEL,
+    ),
+]
+Gpus = Annotated[
+    str | None,
+    typer.Option(
+        "--gpus", metavar="0,1,2+3", help="GPUs of local workers in turn; 2+3 gives one two.", rich_help_panel=PANEL
+    ),
+]
+EngineName = Annotated[
+    str,
+    typer.Option(
+        "--engine",
+        metavar="|".join(ENGINES),
+        help="This machine, a Ray cluster (needs regx[ray]) or SLURM (needs regx[slurm]).",
+        autocompletion=lambda incomplete: [name for name in ENGINES if name.startswith(incomplete)],
+        rich_help_panel=PANEL,
+    ),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="Of a running Ray cluster; without it, Ray starts here.", rich_help_panel=PANEL),
+]
+Each = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--each", metavar="cpus=N|gpus=N", help="What every run needs on Ray and SLURM.", rich_help_panel=PANEL
+    ),
+]
+Slurm = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--slurm",
+        metavar="OPTION=VALUE",
+        help="For jobs of SLURM: partition, minutes (60), memory (GB), and any option of sbatch, as account=me.",
+        rich_help_panel=PANEL,
+    ),
+]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a sweep is carried out, checked but not yet begun.
+
+    Attributes:
+        engine: `local`, `ray` or `slurm`.
+        workers: a number, or `auto`.
+        gpus: of local workers.
+        address: of a Ray cluster.
+        each: cpus and gpus of a run.
+        slurm: options of jobs.
+    """
+
+    engine: str = "local"
+    workers: str = "auto"
+    gpus: tuple[str, ...] = ()
+    address: str | None = None
+    each: tuple[tuple[str, float], ...] = ()
+    slurm: tuple[tuple[str, str], ...] = ()
+
+
+def place(
+    engine: str,
+    workers: str,
+    gpus: str | None,
+    address: str | None = None,
+    each: list[str] | None = None,
+    slurm: list[str] | None = None,
+) -> Place:
+    """What a command line asks for.
+
+    Raises:
+        UserError: an engine that does not exist, a number that is none, or an option of another engine.
+    """
+    if engine not in ENGINES:
+        raise UserError(f"{engine!r} is not among {', '.join(ENGINES)}{did_you_mean(engine, ENGINES)}", "engine")
+    if workers != "auto" and (not workers.isdigit() or int(workers) < 1):
+        raise UserError(f"{workers!r} is neither a number of at least 1 nor auto", "workers")
+    for option, value, owners in (
+        ("gpus", gpus, ("local",)),
+        ("address", address, ("ray",)),
+        ("each", each, ("ray", "slurm")),
+        ("slurm", slurm, ("slurm",)),
+    ):
+        if value and engine not in owners:
+            raise UserError(f"is for --engine {' or '.join(owners)}, not {engine}", option)
+    needs = []
+    for key, value in _pairs(each, "each"):
+        if key not in ("cpus", "gpus"):
+            raise UserError(f"{key!r} is neither cpus nor gpus", "each")
+        needs.append((key, _number(value, "each")))
+    pairs = _pairs(slurm, "slurm")
+    for key, value in pairs:
+        if key in ("minutes", "memory"):
+            _number(value, "slurm")
+    listed = tuple(part for part in (gpus or "").split(",") if part)
+    return Place(engine, workers, listed, address, tuple(needs), tuple(pairs))
+
+
+def start(where: Place, folder: Path, most: int) -> Engine:
+    """Starts the engine.
+
+    Args:
+        where: which, and how large.
+        folder: of the sweep.
+        most: trials that there are to carry out at once.
+    """
+    count = None if where.workers == "auto" else int(where.workers)
+    each: dict[str, Any] = dict(where.each)
+    if where.engine == "ray":
+        from regx.sweeps.engines.ray import RayEngine
+
+        return RayEngine(where.address, count and min(count, most), **each)
+    if where.engine == "slurm":
+        from regx.sweeps.engines.slurm import SlurmEngine
+
+        own = {key: OWN[key](value) for key, value in where.slurm if key in OWN}
+        more = {key: value for key, value in where.slurm if key not in OWN}
+        needs = {key: int(value) for key, value in each.items()}
+        return SlurmEngine(folder / ".slurm", min(count or JOBS, most), **own, **needs, more=more)
+    from regx.sweeps.engines.local import LocalEngine
+
+    if count is None and not where.gpus:
+        import torch
+
+        count = torch.cuda.device_count() or os.cpu_count() or 1
+    return LocalEngine(min(count or len(where.gpus), most), list(where.gpus))
+
+
+def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:
+    found = []
+    for text in (part for given in texts or [] for part in given.split(",")):
+        key, equals, value = (part.strip() for part in text.partition("="))
+        if not (key and equals and value):
+            raise UserError(f"{text!r}: write OPTION=VALUE", option)
+        found.append((key, value))
+    return found
+
+
+def _number(text: str, option: str) -> float:
+    try:
+        number = float(text)
+    except ValueError:
+        number = -1.0
+    if number < 0:
+        raise UserError(f"{text!r} is not a number of at least 0", option)
+    return number
