@@ -7,7 +7,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import regx
-from regx.cli import compare, datasets, doctor, experiments, listing, resume, sparsity, sweep, wandb
+from regx.cli import datasets, doctor, experiments, listing, resume, sparsity, sweep, wandb
 from regx.errors import UserError
 
 app = typer.Typer(
@@ -37,7 +37,6 @@ def root(
 
 
 experiments.add_to(app)
-compare.add_to(app)
 app.command("resume", rich_help_panel="Run")(resume.resume)
 app.add_typer(sweep.app, name="sweep", rich_help_panel="Run")
 app.add_typer(wandb.app, name="wandb", rich_help_panel="Run")

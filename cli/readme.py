@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from regx.cli.listing import REGISTRIES
+from regx.sweeps.registry import REGISTRY as SWEEPS
 from regx.training.config import RunConfig
 from regx.training.experiments import EXPERIMENTS
 from regx.training.options import options_of
@@ -16,7 +17,8 @@ def table(name: str) -> str:
     """The Markdown table called `name`: a registry (`datasets`) or an experiment's options (`rectangular options`)."""
     if name.endswith(" options"):
         return _options(EXPERIMENTS[name.removesuffix(" options")])
-    infos = list(REGISTRIES[name].rows.values())
+    registry = SWEEPS if name == "sweeps" else REGISTRIES[name]
+    infos = list(registry.rows.values())
     facts = list(dict.fromkeys(key for info in infos for key in info.facts))
     rows = [[f"`{info.name}`", *(_cell(info.facts.get(key)) for key in facts), info.summary] for info in infos]
     return _markdown(["name", *(fact.replace("_", " ") for fact in facts), "what it is"], rows)

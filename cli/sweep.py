@@ -15,7 +15,7 @@ from regx.cli import output, progress, sweep_engines, sweep_progress, sweep_resu
 from regx.cli.sweep_arguments import Changes, Format, Name, RunCap, RunDir, Seeds, known, ran, read
 from regx.cli.sweep_engines import Address, Each, EngineName, Gpus, Place, Slurm, Workers
 from regx.errors import RunFailed, UserError
-from regx.sweeps import definition, document, plan, registry, trial
+from regx.sweeps import definition, document, plan, registry, trial, wandb_form
 from regx.sweeps.definition import Sweep
 from regx.sweeps.report import Report
 
@@ -165,8 +165,8 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
 
     specs = sweep_results.wanted(sweep)
     folder = registry.folder_of(sweep, run_dir)
-    settings = _settings(sweep, wandb)
-    trials = [dataclasses.replace(item, settings=settings) for item in known(sweep, folder)]
+    sweep = _tracked(sweep, folder, wandb)
+    trials = known(sweep, folder)
     registry.keep(sweep, folder)
     driver = Driver(sweep, folder, trials)
     if driver.left():
@@ -206,10 +206,12 @@ def _conclude(sweep: Sweep, report: Report) -> None:
         )
 
 
-def _settings(sweep: Sweep, wandb: str) -> dict[str, Any]:
+def _tracked(sweep: Sweep, folder: Path, wandb: str) -> Sweep:
+    """The sweep with what its runs tell W&B; they appear under the sweep that was created from here, if any was."""
     values = sweep.document.value
-    found = {"wandb": wandb}
-    return found | {key: values[key] for key in ("project", "entity") if values.get(key)}
+    settings = {"wandb": wandb} | {key: values[key] for key in ("project", "entity") if values.get(key)}
+    path = wandb_form.remembered(folder)
+    return dataclasses.replace(sweep, settings=settings, wandb_sweep=path.rpartition("/")[2] if path else None)
 
 
 @app.command(rich_help_panel="Run")

@@ -69,6 +69,8 @@ class Sweep:
         parameters: name, dotted where nested -> distribution.
         sidecar: repeats, constraints, tables.
         document: the file, with changes from the command line.
+        settings: options of every run that say where it is logged.
+        wandb_sweep: id of the sweep on a W&B server, under which tracked runs appear.
     """
 
     name: str
@@ -81,6 +83,8 @@ class Sweep:
     parameters: dict[str, Distribution]
     sidecar: Sidecar
     document: Document = field(repr=False)
+    settings: dict[str, Any] = field(default_factory=lambda: {"wandb": "disabled"})
+    wandb_sweep: str | None = None
 
     @property
     def options(self) -> dict[str, Option]:

@@ -139,6 +139,7 @@ def make(sweep: Sweep, parameters: dict[str, Any], seed: int | None, folder: Pat
     """
     telling = tuple(name for name, distribution in sweep.parameters.items() if distribution.size() != 1)
     more = {"metric": sweep.metric, "early": sweep.early, "telling": telling}
+    more |= {"settings": sweep.settings, "wandb_sweep": sweep.wandb_sweep}
     return build(sweep.name, sweep.experiment, sweep.sidecar, parameters, seed, folder, **more)
 
 

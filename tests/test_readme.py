@@ -14,6 +14,7 @@ from regx.cli.readme import updated
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
+BASH = "".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL))
 
 
 def test_tables_are_up_to_date() -> None:
@@ -40,11 +41,21 @@ def test_the_loop_over_images_runs_as_printed(capsys: pytest.CaptureFixture[str]
 
 
 @pytest.mark.parametrize(
-    "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet|compare) [^#\n]*)", TEXT, flags=re.MULTILINE)))
+    "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet) [^#\n]*)", TEXT, flags=re.MULTILINE)))
 )
 def test_every_training_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*shlex.split(line)[1:], "--dry-run"])
+    assert not stop.value.code, capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "line",
+    sorted(set(re.findall(r"^(regx sweep (?:run|plan|list|export)[^#\n]*?) *(?:#.*)?$", BASH, flags=re.MULTILINE))),
+)
+def test_every_sweep_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(shlex.split(line.replace("sweep run", "sweep plan"))[1:])
     assert not stop.value.code, capsys.readouterr().err
 
 

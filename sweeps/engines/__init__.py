@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Protocol
 
 from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
@@ -54,8 +54,3 @@ class Engine(Protocol):
     def close(self) -> None:
         """Ends everything, at once where a trial still runs."""
         ...
-
-
-def describe(settings: dict[str, Any]) -> str:
-    """Settings of an engine in a few words."""
-    return ", ".join(f"{key} {value}" for key, value in settings.items() if value not in (None, ""))

@@ -1,4 +1,4 @@
-"""`regx resnet` and `regx compare` as a user meets them."""
+"""`regx resnet` as a user meets it."""
 
 import csv
 import io
@@ -156,75 +156,6 @@ def test_another_architecture_is_refused(capsys: pytest.CaptureFixture[str], tmp
     done = Done(capsys, "resnet", *TINY, "--pretrained", str(tmp_path / "lenet.pt"))
     assert done.code == 2
     assert "lenet.pt is of another architecture" in done.err and not (tmp_path / "runs").exists()
-
-
-def test_a_comparison_trains_the_variants_and_begins_with_earlier_weights(capsys: pytest.CaptureFixture[str]) -> None:
-    small = [
-        "compare",
-        "l0-gates",
-        "--dataset",
-        "fake",
-        "--n-samples",
-        "100",
-        "--image-size",
-        "8",
-        "--batch-size",
-        "16",
-    ]
-    small += ["--epochs", "1", "--wandb", "disabled", "--no-plots"]
-    done = Done(capsys, *small, "-f", "json")
-    assert done.code == 0, done.err
-    results = json.loads(done.out)
-    assert list(results) == ["dense", "gates", "fine_tuned"]
-    assert all(result["status"] == "finished" for result in results.values())
-    dense = Path(results["dense"]["run_dir"]) / "checkpoints" / "best.pt"
-    assert results["fine_tuned"]["config"]["pretrained"].partition("@")[0] == str(dense.absolute())
-    assert f"345 tensors from {dense.absolute()}" in done.err
-    again = Done(capsys, *small)
-    assert again.err.count("has already finished") == 3
-    assert "fine_tuned" in again.out and str(dense.parents[1]) in again.out
-    for arguments, part in (
-        (["compare", "rsb-a3"], "has no variants"),
-        ([*small, "--variant", "gate"], "no variant of l0-gates"),
-        ([*small, "--variant", "fine_tuned"], "add --variant dense"),
-    ):
-        done = Done(capsys, *arguments)
-        assert done.code == 2 and part in done.err
-
-
-def test_a_comparison_goes_on_where_it_was_interrupted(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from regx.training.loop import Trainer
-
-    small = [
-        "compare",
-        "group-l1",
-        "--dataset",
-        "fake",
-        "--n-samples",
-        "100",
-        "--image-size",
-        "8",
-        "--batch-size",
-        "32",
-    ]
-    small += ["--epochs", "2", "--wandb", "disabled", "--no-plots", "--variant", "baseline", "--variant", "l2"]
-    whole = Trainer.fit
-    monkeypatch.setattr(
-        Trainer, "fit", lambda self, row, save, stop, *more: whole(self, row, save, lambda: True, *more)
-    )
-    done = Done(capsys, *small)
-    assert done.code == 130 and "the same command goes on" in done.err
-    monkeypatch.setattr(Trainer, "fit", whole)
-    done = Done(capsys, *small, "-f", "json")
-    assert done.code == 0, done.err
-    assert [(name, r["status"], r["epochs"]) for name, r in json.loads(done.out).items()] == [
-        ("baseline", "finished", 2),
-        ("l2", "finished", 2),
-    ]
-    done = Done(capsys, *small, "--regularizer", "l1=1e-3")
-    assert done.code == 2 and "--regularizer: is what the variants of group-l1 differ in" in done.err
 
 
 def test_a_models_options_by_flag_or_in_its_text(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,4 +1,4 @@
-"""`regx sweep create`, `agent` and `results --from`, and `regx wandb upload`, with the real client and a loopback server."""
+"""`regx sweep create`, `agent`, `results --from` and `regx wandb upload`: the real client, a loopback server."""
 
 import json
 import os

@@ -1,19 +1,13 @@
-"""Recipes: named sets of options of `regx resnet`, as somebody published them; a typed option wins over a recipe's.
-
-A recipe may have variants, runs that differ in a few options and are compared with each other (`regx compare`).
-"""
+"""Recipes: named sets of options of `regx resnet`, as somebody published them; a typed option wins over a recipe's."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from regx.registry import Info, Registry
-
-# What stands for the best weights of an earlier variant: {dense}.
-CHECKPOINT = "{%s}"
 
 
 @dataclass(frozen=True)
@@ -25,7 +19,6 @@ class Recipe:
         summary: one line.
         source: where it was published.
         options: configuration keys and values.
-        variants: name of a run -> the options in which it differs, in the order in which they are trained.
         alias: another name that is understood.
     """
 
@@ -33,11 +26,8 @@ class Recipe:
     summary: str
     source: str
     options: dict[str, Any]
-    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
     alias: str = ""
 
-
-_BRANCHES = "blocks.*.output.conv"
 
 RECIPES = (
     Recipe(
@@ -59,18 +49,11 @@ RECIPES = (
             "dataset": "imagenet",
             "augment": ["resized_crop", "flip"],
         },
-        {
-            "plain": {"lambda": 0.0},
-            "jumpstart": {},
-            "batchnorm": {"lambda": 0.0, "batchnorm": True},
-            "skips": {"lambda": 0.0, "skip_connections": True},
-            "standard": {"lambda": 0.0, "batchnorm": True, "skip_connections": True},
-        },
         alias="seed002",
     ),
     Recipe(
         "group-l1",
-        "ResNet-18 on CIFAR-10 with no penalty, L1, L2 and group lasso over filters, side by side",
+        "ResNet-18 on CIFAR-10 before any penalty: Adam, half the rate on a plateau, early stopping",
         "Mohamedsalem80/GroupL1",
         {
             "depth": 18,
@@ -91,17 +74,6 @@ RECIPES = (
             "batch_size": 512,
             "epochs": 100,
             "log_sparsity": "yes",
-        },
-        {
-            "baseline": {},
-            "l1": {"regularizer": ["l1=1e-4"]},
-            "l2": {"regularizer": ["l2=1e-4"]},
-            "group_l1": {
-                "regularizer": [
-                    "group_lasso(groups=filters,layer_type=conv)=1e-3",
-                    "group_lasso(groups=rows,layer_type=linear)=1e-3",
-                ]
-            },
         },
         alias="seed000",
     ),
@@ -125,17 +97,7 @@ RECIPES = (
             "batch_size": 128,
             "drop_last": True,
             "epochs": 180,
-            "regularizer": [f"l0(include={_BRANCHES},noise=sample)=0.5"],
-        },
-        {
-            "dense": {"regularizer": []},
-            "gates": {},
-            "fine_tuned": {
-                "regularizer": [f"l0(include={_BRANCHES},noise=sample,droprate_init=0.05)=10"],
-                "pretrained": CHECKPOINT % "dense",
-                "lr_milestones": "10,60,100,130,160",
-                "lr_gamma": 0.5,
-            },
+            "regularizer": ["l0(include=blocks.*.output.conv,noise=sample)=0.5"],
         },
         alias="seed001",
     ),
@@ -214,7 +176,7 @@ def _typed(options: dict[str, Any]) -> str:
             lines.append(f"--{flag}" if value else f"--no-{flag}")
         else:
             lines += [f"--{flag} {item!r}" if "(" in str(item) else f"--{flag} {item}" for item in _listed(value)]
-    return "\n".join(f"        {line}" for line in lines)
+    return "\n".join(f"    {line}" for line in lines)
 
 
 def _listed(value: Any) -> list[Any]:
@@ -224,13 +186,8 @@ def _listed(value: Any) -> list[Any]:
 def rows() -> Iterable[Info]:
     """The registry's rows."""
     for recipe in RECIPES:
-        listed = [_typed(recipe.options)]
-        variants = [
-            f"    {name}:\n{_typed(options) or '        as above'}" for name, options in recipe.variants.items()
-        ]
-        parts = [recipe.summary + ".", "\n".join(listed), *(["Variants", "\n".join(variants)] if variants else [])]
-        text, facts = "\n\n".join(parts), {"variants": ", ".join(recipe.variants)}
-        yield Info(recipe.name, recipe.summary, f"{__name__}:RECIPES", (), text, recipe.source, facts=facts)
+        text = f"{recipe.summary}.\n\n{_typed(recipe.options)}"
+        yield Info(recipe.name, recipe.summary, f"{__name__}:RECIPES", (), text, recipe.source)
 
 
 REGISTRY = Registry("recipe", Path(__file__).parent, __name__, more=rows)
