@@ -5,13 +5,14 @@ from typing import Annotated, Any
 
 import typer
 
-from regx.cli import output
+from regx.cli import output, sweep
 from regx.data import AUGMENTATIONS
 from regx.data import REGISTRY as DATASETS
 from regx.errors import UserError, did_you_mean
 from regx.models import REGISTRY as MODELS
 from regx.registry import Info, Registry
 from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.sweeps.registry import REGISTRY as SWEEPS
 from regx.training.recipes import REGISTRY as RECIPES
 from regx.training.schedules import REGISTRY as SCHEDULES
 
@@ -29,7 +30,7 @@ Format = Annotated[
 
 
 def _kinds(incomplete: str) -> list[str]:
-    return [kind for kind in REGISTRIES if kind.startswith(incomplete)]
+    return [kind for kind in [*REGISTRIES, "sweeps"] if kind.startswith(incomplete)]
 
 
 def _names(incomplete: str) -> list[str]:
@@ -43,10 +44,12 @@ def list_(
     ] = None,
     format: Format = "table",
 ) -> None:
-    """List datasets, augmentations, models, regularizers, learning-rate schedules and recipes."""
+    """List datasets, augmentations, models, regularizers, learning-rate schedules and recipes; `sweeps` lists those."""
     output.check_format(format)
+    if kind == "sweeps":  # files, which take longer to read than all else
+        return sweep.list_(format)
     if kind is not None and kind not in REGISTRIES:
-        raise UserError(f"there is no list of {kind!r}{did_you_mean(kind, REGISTRIES)}")
+        raise UserError(f"there is no list of {kind!r}{did_you_mean(kind, [*REGISTRIES, 'sweeps'])}")
     chosen = {kind: REGISTRIES[kind]} if kind else REGISTRIES
     if format == "json":
         rows = {title: [_as_dict(info) for info in registry.rows.values()] for title, registry in chosen.items()}
@@ -69,8 +72,10 @@ def show(
     """Show one of them: what it is, its parameters with bounds, and where it comes from."""
     output.check_format(format)
     found = [(title, registry.rows[name]) for title, registry in REGISTRIES.items() if name in registry]
+    if not found and name in SWEEPS.rows:
+        found = [("sweeps", SWEEPS.rows[name])]
     if not found:
-        raise UserError(f"nothing is called {name!r}{did_you_mean(name, _names(''))} (see `regx list`)")
+        raise UserError(f"nothing is called {name!r}{did_you_mean(name, [*_names(''), *SWEEPS.rows])} (see `regx list`)")
     if format == "json":
         print(json.dumps([{"kind": title.removesuffix("s")} | _as_dict(info) for title, info in found], indent=2))
         return

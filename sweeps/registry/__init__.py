@@ -107,7 +107,8 @@ def _row(name: str, path: Path) -> Info:
         summary, description, source = notes.summary, notes.description, notes.source
     except UserError as error:  # of the user's own: listed, so that it is not missed
         facts, summary, description, source = {}, f"cannot be read: {error.message}", "", ""
-    text = "\n\n".join(part for part in (f"{summary}.", description) if part.strip("."))
+    headline = summary if summary.endswith(("?", "!", ".")) else f"{summary}."
+    text = "\n\n".join(part for part in (headline, description) if part.strip("."))
     return Info(name, summary, f"{__name__}:find", (), text, source, facts=facts)
 
 

@@ -168,6 +168,9 @@ def test_sweeps_of_ones_own_are_listed_and_shown(
     done = Done(capsys, "sweep", "show", "habits")
     assert done.code == 0 and SWEEP in done.out and "baseline: plain" in done.out
     assert "4 new" in Done(capsys, "sweep", "plan", "habits").out
+    assert "quickstart" in Done(capsys, "list", "sweeps").out
+    assert "three techniques" in Done(capsys, "show", "quickstart").out.lower()
+    assert "did you mean 'quickstart'?" in Done(capsys, "show", "quikstart").err
 
 
 def test_export_is_strictly_wandbs_format(capsys: pytest.CaptureFixture[str], mine: str, tmp_path: Path) -> None:
