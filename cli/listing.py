@@ -75,7 +75,8 @@ def show(
     if not found and name in SWEEPS.rows:
         found = [("sweeps", SWEEPS.rows[name])]
     if not found:
-        raise UserError(f"nothing is called {name!r}{did_you_mean(name, [*_names(''), *SWEEPS.rows])} (see `regx list`)")
+        near = did_you_mean(name, [*_names(""), *SWEEPS.rows])
+        raise UserError(f"nothing is called {name!r}{near} (see `regx list`)")
     if format == "json":
         print(json.dumps([{"kind": title.removesuffix("s")} | _as_dict(info) for title, info in found], indent=2))
         return

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from regx.sweeps.report import Report
 
 DRAW_EVERY = 0.5
+IDLE_LINE_EVERY = 60.0
 
 
 @contextmanager
@@ -28,22 +29,27 @@ def watcher(sweep: Sweep) -> Iterator[Lines]:
 
 
 class Lines:
-    """A line every ten seconds, and one for every failure."""
+    """A line ten seconds after something has ended, or a minute after the last one; and one for every failure."""
 
     def __init__(self, sweep: Sweep) -> None:
         self.sweep = sweep
-        self._printed = 0.0
+        self._printed = -IDLE_LINE_EVERY
+        self._ended = -1
         self._said: set[str] = set()
 
     def __call__(self, report: Report) -> None:
+        self.tell_events(report)
+        now, ended = time.monotonic(), report.finished + len(report.failed)
+        if now - self._printed >= (LINE_EVERY if ended != self._ended else IDLE_LINE_EVERY):
+            self._printed, self._ended = now, ended
+            self.say("  ".join(f"{key} {value}" for key, value in counts(self.sweep, report).items()))
+
+    def tell_events(self, report: Report) -> None:
+        """Says what went wrong, once."""
         for text in _events(report):
             if text not in self._said:
                 self._said.add(text)
                 self.say(text)
-        now = time.monotonic()
-        if now - self._printed >= LINE_EVERY:
-            self._printed = now
-            self.say("  ".join(f"{key} {value}" for key, value in counts(self.sweep, report).items()))
 
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
@@ -65,10 +71,7 @@ class Live(Lines):
         self._live.start()
 
     def __call__(self, report: Report) -> None:
-        for text in _events(report):
-            if text not in self._said:
-                self._said.add(text)
-                self.say(text)
+        self.tell_events(report)
         now = time.monotonic()
         if now - self._printed >= DRAW_EVERY:
             self._printed = now
