@@ -80,6 +80,11 @@ class Trial:
         """Seed of the run."""
         return self.options["seed"]
 
+    def gpus(self) -> int:
+        """The number of GPUs that the run asks for by `devices: N`."""
+        devices = str(self.options.get("devices", ""))
+        return int(devices) if devices.isdigit() else 0
+
     def config(self) -> RunConfig:
         """The run's configuration.
 

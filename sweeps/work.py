@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -68,12 +69,18 @@ class Reporter:
 
 
 def carry_out(item: Trial, worker: str, tell: Callable[[int, int], None] = lambda epoch, epochs: None) -> Outcome:
-    """Trains a trial and says how it went; raises nothing but what ends the process."""
+    """Trains a trial and says how it went; raises nothing but what ends the process.
+
+    SIGTERM interrupts it: a run that trains saves a checkpoint, one that has not begun is left as it is.
+    """
     from regx.training.folder import InUse
 
     watch = Reporter(tell)
+    before = signal.signal(signal.SIGTERM, _interrupt)
     try:
         result = trial.carry_out(item, watch, argv=sys.argv)
+    except KeyboardInterrupt:
+        return Outcome(item, INTERRUPTED, worker, trained=watch.began)
     except InUse as error:
         return Outcome(item, BUSY, worker, error.message)
     except RunFailed as error:
@@ -84,7 +91,13 @@ def carry_out(item: Trial, worker: str, tell: Callable[[int, int], None] = lambd
         where = traceback.extract_tb(error.__traceback__)[-1]
         text = " ".join(str(error).split())[:300]
         return Outcome(item, ERROR, worker, f"{type(error).__name__}: {text} ({os.path.basename(where.filename)})")
+    finally:
+        signal.signal(signal.SIGTERM, before)
     return outcome(item, result, worker, trained=watch.began)
+
+
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
 
 
 def outcome(item: Trial, result: dict[str, Any], worker: str, *, trained: bool) -> Outcome:
