@@ -209,14 +209,14 @@ def _carry_out(item: Trial, worker: str, cpus: int, stop: Path, seconds: float) 
     if not (item.folder / KEPT).is_file():
         return f"{os.uname().nodename} does not see {item.folder.absolute()}/{KEPT}; all machines must see that folder"
     until, done = time.monotonic() + seconds, threading.Event()
+    from torch import set_num_threads
+
+    set_num_threads(cpus)
     for number in (signal.SIGUSR2, signal.SIGCONT):  # with which submitit would put the job back into the queue
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is something to interrupt
     threading.Thread(target=_watch, args=(stop, until, done), daemon=True).start()
     try:
-        from torch import set_num_threads
-
-        set_num_threads(cpus)
         found = work.carry_out(item, worker)
     finally:
         done.set()
