@@ -13,6 +13,7 @@ from regx.analysis.runs import (
     check_metric,
     check_setting,
     identity,
+    placed,
     title_of,
     varying,
 )
@@ -43,9 +44,14 @@ from regx.analysis.table import (
     mean_std,
     missing_notes,
     number_format,
+    p_text,
     plain,
+    with_marks,
 )
 from regx.errors import UserError, did_you_mean
+
+# In the place of a p value where the only metric there is has chosen what would be tested by it.
+CHOSEN = "chosen by validation"
 
 
 def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
@@ -57,7 +63,9 @@ def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 
     Significance is about the first metric, paired with the baseline: within a dataset over seeds by Student's t test;
     over several datasets by Wilcoxon's signed-rank test of the datasets' means over shared seeds, as seeds of one
-    dataset are no independent datasets. p values are corrected by Holm over all tests of the table.
+    dataset are no independent datasets. p values are corrected by Holm over all tests of the table. Where rows are the
+    best of several configurations by validation, the test is about the same metric on the test rows: that of validation
+    was chosen for being good. Where seeds have failed, a p is about the survivors and gets no star.
 
     Args:
         runs: of a sweep.
@@ -98,6 +106,7 @@ def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     notes = ["mean ± std over n seeds, at the epoch that is best by validation; CI: 95 % interval of the mean"]
     single = not any(len(numbers[0]) > 1 for numbers in values)
     notes = ["one seed each, at the epoch that is best by validation: no std, no interval"] if single else notes
+    columns = with_marks(columns, rows, [group.mark for group in groups])
     if (baseline := _baseline(groups, spec.baseline)) is not None:
         name, tests, of_tests = _against(groups, datasets, baseline, metrics[0])
         columns += [f"difference to {name}", "p"]
@@ -134,6 +143,7 @@ def row_names(runs: list[Run], by: Sequence[str] | None) -> list[str]:
 
 def _set_by_label(runs: list[Run]) -> set[str]:
     """Parameters that the label decides."""
+    runs = placed(runs)
     labels = {run.label for run in runs}
     if len(labels) < 2:
         return set()
@@ -169,7 +179,7 @@ def constants_note(runs: list[Run], by: Sequence[str]) -> list[str]:
     """Names what the sweep set to one value everywhere, and what the label stands for."""
     changing = {*varying(runs), *by}
     names = dict.fromkeys(name for run in runs for name in run.parameters if name not in changing)
-    constant = {name: value for name in names if (value := runs[0].setting(name)) is not None}
+    constant = {name: value for name in names if (value := placed(runs)[0].setting(name)) is not None}
     notes = []
     if constant and len(constant) <= 20:
         notes.append("everywhere: " + ", ".join(f"{name} {plain(value)}" for name, value in constant.items()))
@@ -229,22 +239,60 @@ def _against(
     fixed = {name: value for name, value in keys[0].items() if name not in same}
     name = _label(groups[baseline[0]]) or ", ".join(f"{key}={plain(value)}" for key, value in fixed.items())
     several = len(all_datasets(groups)) > 1 and "dataset" not in groups[0].key
+    tested, of_chosen = _tested(groups, metric)
     cells: list[list[Cell]] = []
     ps: dict[int, float] = {}
+    losers: dict[int, list[Group]] = {}
     for place, group in enumerate(groups):
         other = by_context.get(tuple(identity(group.key[name]) for name in same))
         if place in baseline or other is None:
             cells.append([None, "baseline" if place in baseline else "no baseline"])
             continue
-        differences = _differences(group, groups[other], datasets[place], metric, several)
+        differences = _differences(group, groups[other], datasets[place], tested or metric, several)
+        if tested is None and (_is_chosen(group) or _is_chosen(groups[other])):
+            cells.append([fmean(differences) if differences else None, CHOSEN])
+            continue
         p = (signed_rank if several else paired_t)(differences)
         enough = len(differences) >= (LEAST_DATASETS if several else LEAST_SEEDS)
         cells.append([fmean(differences) if differences else None, "no spread" if enough else "n too small"])
         if p is not None:
             ps[place] = p
+            losers[place] = [found for found in (group, groups[other]) if any(e.lost for e in found.entries.values())]
+    words = {row[1] for row in cells}
     for place, p in zip(ps, holm(list(ps.values())), strict=True):
-        cells[place][1] = p
-    return name, cells, _test_notes(several, cells, [len(names) for names in datasets], len(ps))
+        cells[place][1] = f"{p_text(p)} (survivors)" if losers[place] else p
+    notes = _test_notes(several, words, [len(names) for names in datasets], len(ps))
+    return name, cells, [*notes, *of_chosen, *_survivors_note(losers)]
+
+
+def _is_chosen(group: Group) -> bool:
+    return any(entry.chosen for entry in group.entries.values())
+
+
+def _tested(groups: Sequence[Group], metric: str) -> tuple[str | None, list[str]]:
+    """The metric that a test may be about, None where there is none for rows that were chosen; and a note on it."""
+    if not any(map(_is_chosen, groups)) or not (metric == MONITORED or metric.startswith("val/")):
+        return metric, []
+    runs = [run for group in groups for entry in group.entries.values() for run in entry.runs]
+    unseen = TESTED if metric == MONITORED else metric.replace("val/", "test/", 1)
+    title, of_test = title_of(runs, metric), title_of(runs, unseen)
+    if all(run.value(unseen) is None for run in runs):
+        return None, [f"{CHOSEN}: no p of the best of several configurations, as no run has {of_test}"]
+    return unseen, [f"difference and p are of {of_test}, as the best of several by validation look too good in {title}"]
+
+
+def _survivors_note(losers: dict[int, list[Group]]) -> list[str]:
+    groups = list({id(group): group for found in losers.values() for group in found}.values())
+    parts = []
+    for group in groups[:8]:
+        lost = sum(len(entry.lost) for entry in group.entries.values())
+        runs = lost + sum(len(entry.runs) for entry in group.entries.values())
+        name = ", ".join(str(plain(value)) for value in group.key.values() if value is not None)
+        parts.append(f"{lost} of {counted(runs, 'seed' if len(group.entries) == 1 else 'run')} of {name}")
+    if not parts:
+        return []
+    more = f" and of {len(groups) - 8} rows more" if len(groups) > 8 else ""
+    return [f"survivors only, no star: {', '.join(parts)}{more} failed"]
 
 
 def _differences(group: Group, other: Group, datasets: Sequence[str], metric: str, several: bool) -> list[float]:
@@ -259,7 +307,7 @@ def _differences(group: Group, other: Group, datasets: Sequence[str], metric: st
     return per_dataset[0] if per_dataset else []
 
 
-def _test_notes(several: bool, cells: list[list[Cell]], sizes: list[int], tests: int) -> list[str]:
+def _test_notes(several: bool, words: set[Cell], sizes: list[int], tests: int) -> list[str]:
     if several:
         notes = ["p: Wilcoxon's signed-rank test over datasets, paired, exact, two-sided"]
         least, unit = LEAST_DATASETS, "datasets"
@@ -273,7 +321,6 @@ def _test_notes(several: bool, cells: list[list[Cell]], sizes: list[int], tests:
         least, unit = LEAST_SEEDS, "shared seeds"
     notes[0] += f", corrected by Holm for {tests} tests" if tests > 1 else ""
     notes[0] += f"; * below {LEVEL}"
-    words = {row[1] for row in cells}
     if "n too small" in words:
         notes.append(f"n too small: fewer than {least} {unit}")
     if "no spread" in words:

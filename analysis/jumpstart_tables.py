@@ -11,16 +11,25 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from regx.analysis.configurations import metrics_of, ordered
-from regx.analysis.runs import MONITORED, Run, check_setting, identity, title_of
+from regx.analysis.runs import MONITORED, Run, check_setting, identity, placed, title_of
 from regx.analysis.selection import (
     Group,
     all_datasets,
     chosen_note,
     grouped,
     left_out_note,
+    merit,
     shared_datasets,
 )
-from regx.analysis.statistics import DIGITS, LEVEL, critical_difference, friedman, mean_ranks, min_ranks
+from regx.analysis.statistics import (
+    DIGITS,
+    LEAST_RANKED,
+    LEVEL,
+    critical_difference,
+    iman_davenport,
+    mean_ranks,
+    min_ranks,
+)
 from regx.analysis.table import (
     Cell,
     Table,
@@ -30,7 +39,9 @@ from regx.analysis.table import (
     mean_std,
     missing_notes,
     number_format,
+    p_text,
     plain,
+    with_marks,
 )
 from regx.errors import RunFailed, UserError
 
@@ -157,7 +168,8 @@ def win_draw_loss(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 def strengths(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     """Per dataset and strength lambda: accuracy and nonlinear units and points, on training and validation rows.
 
-    The best strength of a dataset, by the mean validation metric over seeds, has a star.
+    The best strength of a dataset, by the mean validation metric over seeds, has a star; as everywhere, among those
+    with the most finished seeds.
 
     Args:
         runs: of a sweep.
@@ -171,22 +183,24 @@ def strengths(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     check_any_finished(runs)
     name = spec.rows if spec and spec.rows else "lambda"
     check_setting(runs, name, "rows")
-    if len({identity(run.setting(name)) for run in runs}) < 2:
+    found = placed(runs)
+    if len({identity(run.setting(name)) for run in found}) < 2:
         raise UserError(f"{name} is the same in all runs; name the parameter that is the strength", "rows")
-    several = len({run.setting("technique") for run in runs}) > 1 and any(run.label for run in runs)
+    several = len({run.setting("technique") for run in found}) > 1 and any(run.label for run in found)
     by = ["dataset", *(["technique"] if several else []), name]
     groups = [group for group in grouped(runs, by) if any(entry.runs for entry in group.entries.values())]
     entries = [next(iter(group.entries.values())) for group in groups]
-    best: dict[str, float] = {}
-    for group, entry in zip(groups, entries, strict=True):
+    merits = [merit(entry.by_seed(MONITORED).values()) for entry in entries]
+    best: dict[str, tuple[int, float]] = {}
+    for group, of_group in zip(groups, merits, strict=True):
         key = str(group.key["dataset"])
-        best[key] = max(best.get(key, -float("inf")), round(entry.mean(MONITORED) or 0.0, DIGITS))
+        best[key] = max(best.get(key, of_group), of_group)
     kept = ["U_n", "D^network_n", "D^layer_n"]
     train = title_of(runs, MONITORED).replace("val/", "train/")
     rows: list[list[Cell]] = []
-    for group, entry in zip(groups, entries, strict=True):
+    for group, entry, of_group in zip(groups, entries, merits, strict=True):
         values = list(entry.by_seed(MONITORED).values())
-        is_best = round(fmean(values), DIGITS) == best[str(group.key["dataset"])]
+        is_best = of_group == best[str(group.key["dataset"])]
         ratios = [entry.mean(f"{part}/jr/{SYMBOLS[symbol]}") for part in ("val", "train") for symbol in kept]
         row = [plain(group.key[key]) for key in by]
         row += [len(values), *mean_std(values), "*" if is_best else None]
@@ -195,6 +209,8 @@ def strengths(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     title = title_of(runs, MONITORED)
     columns = [*by, "n", f"{title} mean", f"{title} std", "best", *(f"val {symbol}" for symbol in kept), train]
     columns += [f"train {symbol}" for symbol in kept]
+    formats = {column: ".3f" for column in columns[len(by) + 1 :]}
+    columns = with_marks(columns, rows, [group.mark for group in groups])
     order = list(range(len(rows)))
     for index in reversed(range(len(by))):
         order = ordered(order, [row[index] for row in rows])
@@ -203,12 +219,12 @@ def strengths(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
         columns,
         [rows[place] for place in order],
         [
-            "mean ± std over n seeds; * best of its dataset by validation",
+            "mean ± std over n seeds; * best of its dataset by validation, of those with the most seeds",
             "U_n: nonlinear units; D^network_n: points nonlinear in all layers; D^layer_n: nonlinear points x layers",
             *chosen_note(groups),
             *missing_notes(runs),
         ],
-        {column: ".3f" for column in columns[len(by) + 1 :]},
+        formats,
     )
 
 
@@ -217,7 +233,9 @@ def ranks(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 
     Ranks are by the unrounded validation metric, ties all with the best of their ranks, as in the paper (which rounds
     accuracies to two decimals first, and so makes ties). The last row has the mean of ranks that ties share, which is
-    what Friedman's and Nemenyi's tests are about (Demšar, JMLR 2006). Columns are sorted by it.
+    what Friedman's and Nemenyi's tests are about (Demšar, JMLR 2006): Nemenyi's is for pairs, and only asked where
+    Friedman's (with Iman and Davenport's F, over at least five datasets) finds a difference at all. Columns are sorted
+    by it.
 
     Args:
         runs: of a sweep.
@@ -240,12 +258,7 @@ def ranks(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     rows.append(["mean rank", *(mins[place] for place in order)])
     rows.append(["mean rank, ties shared", *(means[place] for place in order)])
     notes = [f"by {title_of(runs, MONITORED)}; equals all have the best of their ranks"]
-    if (p := friedman(scores)) is not None:
-        difference = critical_difference(len(groups), len(datasets))
-        notes.append(
-            f"Friedman's test that all are alike: p {p:.2g}; by Nemenyi's test mean ranks (ties shared) more than "
-            f"{difference:.2f} apart differ at the level {LEVEL}"
-        )
+    notes += _rank_note(scores)
     columns = ["dataset", *(_name(groups[place]) for place in order)]
     return Table(
         f"ranks of {len(groups)} {name}s in {counted(len(datasets), 'dataset')}",
@@ -254,6 +267,24 @@ def ranks(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
         [*notes, *left_out_note(groups, datasets), *chosen_note(groups), *missing_notes(runs)],
         {column: ".2f" for column in columns[1:]},
     )
+
+
+def _rank_note(scores: list[list[float]]) -> list[str]:
+    """What Friedman's test says of two methods or more, and Nemenyi's where that finds a difference."""
+    methods, datasets = len(scores[0]), len(scores)
+    if methods > 2 and datasets < LEAST_RANKED:
+        return [f"too few datasets for Friedman's test: {datasets} of at least {LEAST_RANKED}"]
+    p = iman_davenport(scores)
+    if p is None:
+        return []
+    tested = f"Friedman's test that all are alike, with Iman and Davenport's F: p {p_text(p)}"
+    if p >= LEVEL:
+        return [f"{tested}; so no two are said to differ"]
+    difference = critical_difference(methods, datasets)
+    return [
+        f"{tested}; by Nemenyi's test mean ranks (ties shared) more than {difference:.2f} apart differ at the level "
+        f"{LEVEL}"
+    ]
 
 
 def uci(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
@@ -273,6 +304,7 @@ def uci(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     metrics = metrics_of(list(runs), None)
     chosen = list(dict.fromkeys(key for g in groups for entry in g.entries.values() for key in entry.chosen))
     rows: list[list[Cell]] = []
+    marks: list[str | None] = []
     for dataset in sorted(all_datasets(groups)):
         here = [(group, group.entries[dataset]) for group in groups if dataset in group.entries]
         scores = _scores(groups, dataset)
@@ -285,9 +317,10 @@ def uci(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
             of_dataset.append([*row, *(entry.mean(f"train/jr/{key}") for key in SYMBOLS.values())])
         order = ordered(list(range(len(here))), [rank.get(_name(group)) for group, _ in here])
         rows += [of_dataset[place] for place in order]
+        marks += [here[place][1].mark for place in order]
     titles = [title_of(runs, metric) for metric in metrics]
     numbers = [f"{title} {what}" for title in titles for what in ("mean", "std")]
-    columns = ["dataset", name, *chosen, "n", "rank", *numbers, *SYMBOLS]
+    columns = with_marks(["dataset", name, *chosen, "n", "rank", *numbers, *SYMBOLS], rows, marks)
     return Table(
         f"{len(groups)} {name}s in {counted(len(all_datasets(groups)), 'dataset')}",
         columns,

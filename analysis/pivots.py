@@ -27,6 +27,7 @@ from regx.analysis.table import (
     missing_notes,
     number_format,
     plain,
+    with_marks,
 )
 from regx.errors import RunFailed, UserError
 
@@ -77,7 +78,7 @@ def frontier(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     rows = [[*row, "*" if _on_frontier(point, points) else None] for row, point in zip(rows, points, strict=True)]
     titles = [title_of(runs, metric) for metric in metrics]
     numbers = [f"{title} {what}" for title in titles for what in ("mean", "std")]
-    columns = [*by, "n", *numbers, "frontier"]
+    columns = with_marks([*by, "n", *numbers, "frontier"], rows, [group.mark for group in groups])
     order = ordered(list(range(len(rows))), [point[1] for point in points])
     order = ordered(order, [point[0] for point in points])
     formats = {column: number_format((row[columns.index(column)] for row in rows), column) for column in numbers}

@@ -9,7 +9,7 @@ import re
 from collections.abc import Callable
 
 from regx.analysis.statistics import LEVEL
-from regx.analysis.table import Cell, Table
+from regx.analysis.table import Cell, Table, p_text
 from regx.training.folder import to_json as finite_json
 
 # What LaTeX would take for something else; texts are otherwise passed on as UTF-8.
@@ -152,8 +152,7 @@ def _text(cell: Cell, form: str) -> str:
     if isinstance(cell, str | bool):
         return str(cell)
     if form == "p":
-        star = "*" if cell < LEVEL else ""  # type: ignore[operator]
-        return ("<0.001" if cell < 0.001 else f"{cell:.3f}") + star  # type: ignore[operator]
+        return p_text(cell) + "*" * (cell < LEVEL)  # type: ignore[operator,arg-type]
     if isinstance(cell, int) and not form.endswith("%"):
         return str(cell)
     return format(cell, form or ".6g")

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import math
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,10 +12,15 @@ from typing import Any
 
 from regx.errors import RunFailed, UserError, did_you_mean
 from regx.training.config import RunConfig
-from regx.training.options import options_of
+from regx.training.experiments import from_dict
+from regx.training.options import REGULARIZER, options_of
 
 # A metric that each run has under a name of its own: the validation metric that it is judged by, and the same of test.
 MONITORED, TESTED = "monitored", "tested"
+# Why hyperband has ended a run, in its result.json.
+EARLY = "early_terminate"
+# Status of a W&B run of which nothing was trained, as the sweep's conditions leave it out.
+SKIPPED = "skipped by a condition"
 
 _STATES = {
     "finished": "finished",
@@ -33,18 +38,16 @@ class Run:
 
     Attributes:
         name: of its folder.
-        status: finished, failed, interrupted or unfinished.
+        status: finished, failed, interrupted, unfinished, not begun, or skipped by a condition.
         label: name of the technique, where the sweep names them.
         parameters: what the sweep set, nested names joined by dots, without the seed.
         seed: None where unknown.
-        config: every option.
+        config: every option; of a run that has only just begun, or not even that, those that the sweep has set.
         best: row of the best epoch by `monitor`, and the test metrics of that epoch's weights; a number that could not
             be had is NaN.
         last: row of the last epoch.
         monitor: the validation metric that chose the best epoch (val/acc, val/r2); higher is better.
-        seconds: of training.
-        weights: number of the network's parameters.
-        error: why it failed.
+        ended: why it came to its end: epochs, stop_at, patience, early_terminate; None where unknown.
     """
 
     name: str
@@ -56,9 +59,7 @@ class Run:
     best: dict[str, float]
     last: dict[str, float]
     monitor: str
-    seconds: float | None = None
-    weights: int | None = None
-    error: str | None = None
+    ended: str | None = None
 
     @property
     def finished(self) -> bool:
@@ -66,12 +67,12 @@ class Run:
         return self.status == "finished"
 
     def value(self, metric: str) -> float | None:
-        """A metric at the best epoch; None where the run has none, or has NaN."""
+        """A metric at the best epoch; None where the run has none, or has NaN or infinity."""
         key = self.monitor if metric == MONITORED else metric
         if metric == TESTED:
             key = f"test/{self.monitor.partition('/')[2]}"
         value = self.best.get(key)
-        return None if value is None or math.isnan(value) else float(value)
+        return None if value is None or not math.isfinite(value) else float(value)
 
     def setting(self, name: str) -> Any:
         """What the run was done with: `label`, `technique`, a parameter of the sweep or an option; else None.
@@ -108,6 +109,7 @@ def _read(folder: Path) -> Run:
         done = _json(folder / "result.json", f"delete it and run `regx resume {folder}`")
     config = done.get("config") or _config(folder / "config.yaml")
     try:
+        config = config or _planned(trial)
         return Run(
             name=folder.name,
             status=done.get("status", "unfinished"),
@@ -118,9 +120,7 @@ def _read(folder: Path) -> Run:
             best=_numbers(done.get("best", {}) | done.get("test", {})),
             last=_numbers(done.get("last", {})),
             monitor=done.get("monitor", "val/acc"),
-            seconds=done.get("seconds"),
-            weights=done.get("parameters"),
-            error=done.get("error"),
+            ended=done.get("ended"),
         )
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise RunFailed(f"{folder} holds something else than regx writes: {error!r}; delete it") from error
@@ -151,6 +151,15 @@ def _config(path: Path) -> dict[str, Any]:
     return found
 
 
+def _planned(trial: dict[str, Any]) -> dict[str, Any]:
+    """Options of a run without any file of its own: those that the sweep has set, and where possible all others."""
+    options = dict(trial.get("options") or {})
+    try:
+        return from_dict(options, trial.get("experiment")).as_dict()
+    except UserError:  # another version's, or of an experiment that nobody has noted
+        return options
+
+
 def _numbers(row: dict[str, Any]) -> dict[str, float]:
     """A row of metrics; JSON has no NaN, so null, or W&B's word, stands for it."""
     return {key: math.nan if value is None else float(value) for key, value in row.items()}
@@ -159,8 +168,9 @@ def _numbers(row: dict[str, Any]) -> dict[str, float]:
 def from_wandb(rows: list[dict[str, Any]]) -> list[Run]:
     """Makes runs of what W&B has stored.
 
-    The best row is the first with the highest monitored metric; test metrics are those of the summary. As W&B does not
-    say what a sweep set, the parameters are all options that say what is trained (not where it is written).
+    The best row is that of the summary's `best/epoch`; without one, the first with the highest monitored metric. Test
+    metrics are those of the summary. As W&B does not say what a sweep set, the parameters are all options that say what
+    is trained (not where it is written). A finished run that has logged nothing was skipped by a condition.
 
     Args:
         rows: one mapping per run: `name`, `state`, `config`, `history` (rows as logged) and `summary`.
@@ -174,10 +184,12 @@ def _from_wandb(row: dict[str, Any]) -> Run:
     config = {key: value for key, value in row["config"].items() if not key.startswith("_")}
     labels = [value["label"] for value in config.values() if isinstance(value, dict) and "label" in value]
     monitor = "val/acc" if any("val/acc" in entry for entry in history) else "val/r2"
-    judged = [entry for entry in history if not math.isnan(entry.get(monitor, math.nan))]
-    best = max(judged, key=lambda entry: entry[monitor], default={})
+    judged = [entry for entry in history if math.isfinite(entry.get(monitor, math.nan))]
+    known = [entry for entry in history if "epoch" in entry and entry["epoch"] == summary.get("best/epoch")]
+    best = known[0] if known else max(judged, key=lambda entry: entry[monitor], default={})
     test = {key: value for key, value in summary.items() if key.startswith("test/")}
     status = _STATES.get(row["state"], "unfinished")
+    status = SKIPPED if status == "finished" and not history else status
     return Run(
         name=row["name"],
         status=status,
@@ -188,8 +200,7 @@ def _from_wandb(row: dict[str, Any]) -> Run:
         best=best | _numbers(test) if best else {},
         last=history[-1] if history else {},
         monitor=monitor,
-        seconds=summary.get("_runtime"),
-        error=f"W&B says {row['state']}" if status == "failed" else None,
+        ended=(row.get("summary") or {}).get("ended"),
     )
 
 
@@ -221,16 +232,12 @@ def _what_is_trained(config: dict[str, Any]) -> dict[str, Any]:
 def technique(config: dict[str, Any]) -> str:
     """Names the technique of a run that has no label, as Jumpstart's tables (IEEE Access 2025) do.
 
-    Baseline, Jumpstart, Skip connections, BatchNorm, GELU; another regularizer by its own name. Where those tables
-    leave out runs with several of them, here they are named together: `Jumpstart + BatchNorm`.
+    Baseline, Jumpstart, Skip connections, BatchNorm, GELU; another regularizer by its own name. One whose strength is 0
+    in every epoch is none: gates and masks too leave a network as it is without a strength. Where those tables leave
+    out runs with several techniques, here they are named together: `Jumpstart + BatchNorm`.
     """
-    names = []
-    strength = config.get("lambda") or 0.0
-    for text in config.get("regularizer") or []:
-        match = re.fullmatch(r"\s*([\w-]+)\s*(?:\(.*\))?\s*(?:=([^()]*))?", str(text), flags=re.DOTALL)
-        name, own = match.groups() if match else (str(text), None)
-        if float(own) if own else strength:
-            names.append("Jumpstart" if name == "jumpstart" else name)
+    asked = {key: config[key] for key in _penalty_options() if key in config}
+    names = list(_acting(json.dumps(asked, default=str))) if config.get("regularizer") else []
     if config.get("skip_connections"):
         names.append("Skip connections")
     if config.get("batchnorm"):
@@ -240,6 +247,24 @@ def technique(config: dict[str, Any]) -> str:
     return " + ".join(names) or "Baseline"
 
 
+@functools.cache
+def _penalty_options() -> list[str]:
+    """Options that say which regularizers act, and how strongly."""
+    return ["epochs", *(option.key for option in options_of(RunConfig) if option.panel == REGULARIZER)]
+
+
+@functools.lru_cache(maxsize=4096)
+def _acting(options: str) -> tuple[str, ...]:
+    """Names of the regularizers that come to a strength above 0; a text that cannot be read stands for itself."""
+    values = json.loads(options)
+    try:
+        penalties = from_dict(values, "rectangular").penalties()
+    except UserError:
+        return tuple(map(str, values["regularizer"]))
+    names = [penalty.name for penalty in penalties if penalty.strength.peak > 0]
+    return tuple("Jumpstart" if name == "jumpstart" else name for name in names)
+
+
 def identity(value: Any) -> str:
     """What makes two values of a parameter the same: 0 is 0.0, and lists are compared by what they hold."""
     if isinstance(value, int | float) and not isinstance(value, bool):
@@ -247,9 +272,15 @@ def identity(value: Any) -> str:
     return json.dumps(value, sort_keys=True, default=str)
 
 
+def placed(runs: Iterable[Run]) -> list[Run]:
+    """The runs that make rows: none that a condition has skipped and, beside others, none of an unknown dataset."""
+    runs = [run for run in runs if run.status != SKIPPED]
+    return [run for run in runs if run.setting("dataset") is not None] or runs
+
+
 def varying(runs: Iterable[Run]) -> list[str]:
     """Names of the parameters that are not the same in all runs, in the order of the sweep; `label` comes first."""
-    runs = list(runs)
+    runs = placed(runs)
     names = list(dict.fromkeys(["label", *(name for run in runs for name in run.parameters)]))
     return [name for name in names if len({identity(run.setting(name)) for run in runs}) > 1]
 

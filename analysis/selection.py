@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from regx.analysis.runs import MONITORED, Run, identity, varying
+from regx.analysis.runs import EARLY, MONITORED, Run, identity, placed, varying
 from regx.analysis.statistics import DIGITS
 from regx.analysis.table import counted
 
@@ -20,11 +20,18 @@ class Entry:
         chosen: the parameters that the row leaves open, as the best configuration by validation has them.
         runs: finished runs of that configuration whose monitored metric is a number.
         tried: all runs, of all configurations and in any state.
+        lost: runs of that configuration (of all, where none has finished) that have failed, or whose metric is none.
     """
 
     chosen: dict[str, Any]
     runs: tuple[Run, ...]
     tried: tuple[Run, ...]
+    lost: tuple[Run, ...] = ()
+
+    @property
+    def mark(self) -> str | None:
+        """† where hyperband has ended a run that is in the numbers."""
+        return "†" if any(run.ended == EARLY for run in self.runs) else None
 
     def by_seed(self, metric: str) -> dict[int | None, float]:
         """A metric of every seed that has it; of runs that repeat a seed, the mean."""
@@ -52,6 +59,11 @@ class Group:
         """All its runs."""
         return [run for entry in self.entries.values() for run in entry.tried]
 
+    @property
+    def mark(self) -> str | None:
+        """† where one of its entries has one."""
+        return next(filter(None, (entry.mark for entry in self.entries.values())), None)
+
     def by_seed(self, metric: str, datasets: Sequence[str]) -> dict[int | None, float]:
         """The mean over datasets of a metric, for every seed that has it in all of them."""
         columns = [self.entries[name].by_seed(metric) for name in datasets if name in self.entries]
@@ -71,10 +83,10 @@ def grouped(runs: Sequence[Run], by: Sequence[str]) -> list[Group]:
     What else varies within a group is chosen by validation, per dataset: the configuration with the highest mean of
     the monitored metric over seeds, among those with the most finished seeds (one lucky seed does not beat three); the
     first of equals. Its metrics are then means over all of its seeds, where Jumpstart's code takes the single best
-    run.
+    run. Runs that a condition has skipped, or whose dataset is unknown, are in no group.
     """
     found: dict[tuple[str, ...], list[Run]] = {}
-    for run in runs:
+    for run in placed(runs):
         found.setdefault(tuple(identity(run.setting(name)) for name in by), []).append(run)
     return [Group({name: members[0].setting(name) for name in by}, _entries(members)) for members in found.values()]
 
@@ -89,18 +101,26 @@ def _entries(runs: list[Run]) -> dict[str, Entry]:
 def _best(runs: list[Run]) -> Entry:
     names = [name for name in varying(runs) if name != "dataset"]
     configurations: dict[tuple[str, ...], list[Run]] = {}
+    lost: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
+        key = tuple(identity(run.setting(name)) for name in names)
         if run.finished and run.value(MONITORED) is not None:
-            configurations.setdefault(tuple(identity(run.setting(name)) for name in names), []).append(run)
+            configurations.setdefault(key, []).append(run)
+        elif run.finished or run.status == "failed":
+            lost.setdefault(key, []).append(run)
     if not configurations:
-        return Entry({}, (), tuple(runs))
+        return Entry({}, (), tuple(runs), tuple(run for members in lost.values() for run in members))
+    entries = [
+        Entry({name: members[0].setting(name) for name in names}, tuple(members), tuple(runs), tuple(lost.get(key, ())))
+        for key, members in configurations.items()
+    ]
+    return max(entries, key=lambda entry: merit(entry.by_seed(MONITORED).values()))
 
-    def merit(members: list[Run]) -> tuple[int, float]:
-        scores = Entry({}, tuple(members), ()).by_seed(MONITORED)
-        return len(scores), round(fmean(scores.values()), DIGITS)
 
-    best = max(configurations.values(), key=merit)
-    return Entry({name: best[0].setting(name) for name in names}, tuple(best), tuple(runs))
+def merit(scores: Iterable[float]) -> tuple[int, float]:
+    """How good a configuration is by the validation metric of its seeds: the higher the better."""
+    scores = list(scores)
+    return len(scores), round(fmean(scores), DIGITS)
 
 
 def shared_datasets(groups: Sequence[Group]) -> list[str]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from regx.analysis.runs import Run
+from regx.analysis.runs import EARLY, Run, placed
 from regx.analysis.statistics import spread
 from regx.errors import RunFailed, UserError
 
@@ -89,6 +89,11 @@ def number_format(values: Iterable[Cell], name: str = "") -> str:
     return ",.0f" if biggest >= 1000 else ".2e" if 0 < biggest < 0.01 else ".3f"
 
 
+def p_text(p: float) -> str:
+    """A p value in three decimals."""
+    return "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
 def mean_std(values: Sequence[float]) -> list[Cell]:
     """The cells `X mean` and `X std`; empty where there is nothing to be had."""
     return [fmean(values) if values else None, spread(values)]
@@ -102,16 +107,33 @@ def check_any_finished(runs: Sequence[Run]) -> None:
 
 
 def missing_notes(runs: Sequence[Run]) -> list[str]:
-    """Says how many runs are not in the numbers, and why."""
+    """Says how many runs are not in the numbers, and why; and how many are that hyperband has ended."""
     missing = Counter(run.status for run in runs if not run.finished)
     notes = []
     if missing:
         states = ", ".join(f"{count} {state}" for state, count in sorted(missing.items()))
         notes.append(f"not in the numbers: {missing.total()} of {len(runs)} runs ({states})")
-    blank = sum(run.finished and run.value(run.monitor) is None for run in runs)
+    finished = [run for run in runs if run.finished]
+    grouped = [run for run in placed(runs) if run.finished]
+    if nowhere := len(finished) - len(grouped):
+        notes.append(f"not in the numbers: {counted(nowhere, 'finished run')} of an unknown dataset")
+    blank = [run.monitor for run in grouped if run.value(run.monitor) is None]
     if blank:
-        notes.append(f"not in the numbers: {counted(blank, 'finished run')} whose {runs[0].monitor} is NaN")
+        notes.append(f"not in the numbers: {counted(len(blank), 'finished run')} whose {blank[0]} is NaN or infinite")
+    if early := sum(run.ended == EARLY for run in grouped):
+        notes.append(
+            f"ended early by hyperband, in the numbers with the best epoch until then: {counted(early, 'run')}"
+        )
     return notes
+
+
+def with_marks(columns: list[str], rows: list[list[Cell]], marks: Sequence[str | None]) -> list[str]:
+    """The columns, with one more for the rows (changed in place) that have a run that hyperband has ended."""
+    if not any(marks):
+        return columns
+    for row, mark in zip(rows, marks, strict=True):
+        row.append(mark)
+    return [*columns, "ended early"]
 
 
 def plain(value: Any) -> Cell:

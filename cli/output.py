@@ -33,6 +33,35 @@ def _console() -> Any:
     return Console(width=None if sys.stdout.isatty() else 200, highlight=False)
 
 
+def print_numbers(title: str, columns: list[str], rows: list[list[str]], names: int) -> None:
+    """Prints a table of which nothing may be cut: one that is too wide in several parts, each with the first columns.
+
+    Args:
+        title: above the table.
+        columns: headings; a long one is broken after its last slash.
+        rows: a text for each column.
+        names: how many columns say what a row is; every part has them.
+    """
+    headings = [re.sub(r"/(?=[^/]{8,}$)", "/\n", column) for column in columns]
+    widths = [
+        max(len(text) for text in [*headings[index].split("\n"), *(row[index] for row in rows)]) + 3
+        for index in range(len(columns))
+    ]
+    room = _console().width - sum(widths[:names])
+    part: list[int] = []
+    parts = [part]
+    for index in range(names, len(columns)):
+        if part and sum(widths[other] for other in [*part, index]) > room:
+            part = []
+            parts.append(part)
+        part.append(index)
+    for number, part in enumerate(parts):
+        kept = [*range(names), *part]
+        shown = [[row[index] for index in kept] for row in rows]
+        more = f" ({number + 1} of {len(parts)})" if len(parts) > 1 else ""
+        print_table(title + more, [headings[index] for index in kept], shown)
+
+
 def print_table(title: str, columns: list[str], rows: list[list[Any]]) -> None:
     """Prints a table."""
     from rich.box import SIMPLE_HEAD

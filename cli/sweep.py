@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import sys
 import time
 from pathlib import Path
@@ -31,6 +32,17 @@ app = typer.Typer(
 )
 
 
+Wandb = Annotated[
+    str,
+    typer.Option(
+        "--wandb",
+        metavar="MODE",
+        help="Track every run as it trains, at a second each: disabled, offline, online or auto; `regx wandb upload` "
+        "does so afterwards.",
+    ),
+]
+
+
 @app.command("list", rich_help_panel="Look up")
 def list_(format: Format = "table") -> None:
     """List the sweeps that have a name: those that regx ships, and your own."""
@@ -39,9 +51,9 @@ def list_(format: Format = "table") -> None:
     if format == "json":
         print(json.dumps([{"name": info.name, "summary": info.summary, **info.facts} for info in rows], indent=2))
         return
-    facts = list(dict.fromkeys(key for info in rows for key in info.facts))
-    table = [[info.name, *(info.facts.get(key) for key in facts), info.summary] for info in rows]
-    output.print_table("sweeps", ["name", *facts, "summary"], table)
+    table = [[info.name, info.facts.get("runs", ""), info.summary] for info in rows]
+    output.print_table("sweeps", ["name", "runs", "summary"], table)
+    print("how long they take, and where they come from: regx sweep show NAME")
     print(f"your own: *.yaml in {registry.own_folder()} ($REGX_SWEEPS), or any path")
 
 
@@ -84,13 +96,13 @@ def plan_(
         ]
         print(json.dumps({"sweep": sweep.name, "folder": str(folder), "runs": len(rows), "trials": rows}, indent=2))
         return
-    shown = trials if all else trials[:20]
+    shown = len(trials) if all else 20
     if trials:
         columns, rows = _columns(trials)
-        table = [[*row, status] for row, status in zip(rows, states, strict=False)]
+        table = [[*row, status] for row, status in zip(rows, states, strict=True)][:shown]
         output.print_table(f"{sweep.name}: {sweep.path}", [*columns, "state"], table)
-    if len(shown) < len(trials):
-        print(f"... and {len(trials) - len(shown)} more (--all prints them)")
+    if shown < len(trials):
+        print(f"... and {len(trials) - shown} more (--all prints them)")
     if sweep.method == "bayes":
         print(f"bayes chooses up to {sweep.run_cap} configurations, one after the other")
     counted = ", ".join(f"{count} {status}" for status, count in plan.counts(states).items())
@@ -101,7 +113,8 @@ def _columns(trials: list[Trial]) -> tuple[list[str], list[list[Any]]]:
     """What differs between trials, one column each."""
     flat = [{"label": item.label} | trial.flat(item.parameters) | {"seed": item.seed} for item in trials]
     keys = list(dict.fromkeys(key for row in flat for key in row))
-    telling = [key for key in keys if len({json.dumps(row.get(key)) for row in flat}) > 1] or keys[:1]
+    asked = {name for item in trials for name in item.telling if not isinstance(item.parameters.get(name), dict)}
+    telling = [key for key in keys if key in asked or len({json.dumps(row.get(key)) for row in flat}) > 1] or keys[:1]
     return [definition.leaf(key) for key in telling], [[_shown(row.get(key)) for key in telling] for row in flat]
 
 
@@ -110,13 +123,19 @@ def _shown(value: Any) -> Any:
 
 
 def refuse_endless(sweep: Sweep, *, yes: bool = True) -> None:
-    """Asks, or refuses, before very many runs are begun."""
+    """Refuses what cannot even be listed, and asks before what takes long to."""
     points = (sweep.points() or 0) * len(sweep.seeds())
     if points > document.MOST_VALUES * 5:
         raise UserError(f"{sweep.path}: {points:,} runs are more than can be listed; use method: random with run_cap")
-    if points <= plan.MANY or yes:
+    if points > plan.MANY * 10 and not yes:
+        ask(sweep, points)
+
+
+def ask(sweep: Sweep, count: int) -> None:
+    """Asks before very many runs are begun."""
+    if count <= plan.MANY:
         return
-    text = f"{sweep.name} has {points:,} runs"
+    text = f"{sweep.name} has {'up to ' if count > plan.MANY * 10 else ''}{count:,} runs"
     if not sys.stdin.isatty():
         raise UserError(f"{text}; say --yes to begin them all, or limit them with --run-cap or --set")
     typer.confirm(f"{text}; begin them all?", abort=True, err=True)
@@ -128,14 +147,7 @@ def run(
     changes: Changes = None,
     seeds: Seeds = None,
     run_cap: RunCap = None,
-    wandb: Annotated[
-        str,
-        typer.Option(
-            "--wandb",
-            metavar="disabled|offline|online|auto",
-            help="Track every run as it trains, at a second each; `regx wandb upload` does so afterwards.",
-        ),
-    ] = "disabled",
+    wandb: Wandb = "disabled",
     yes: Annotated[bool, typer.Option("--yes", help="Begin any number of runs without a question.")] = False,
     run_dir: RunDir = Path("runs"),
     engine: EngineName = "local",
@@ -148,25 +160,30 @@ def run(
 ) -> None:
     """Run what is missing of a sweep, and print its tables.
 
-    Finished runs are not trained again and half-finished ones go on from their checkpoint, so the same command goes on
-    after a kill, after the file was changed, and beside another one that is at work on the same sweep. Ctrl-C saves
-    checkpoints.
+    Finished runs are not trained again, and half-finished ones go on from their checkpoint.
+
+    So the same command goes on after a kill or a change of the file, and beside another one at work on the same sweep.
+
+    Ctrl-C saves checkpoints.
     """
     output.check_format(format)
     where = sweep_engines.place(engine, workers, gpus, address, each, slurm)
     sweep = read(name, changes, seeds, run_cap)
     refuse_endless(sweep, yes=yes)
-    carry_out(sweep, run_dir, where, wandb, format)
+    carry_out(sweep, run_dir, where, wandb, format, yes=yes)
 
 
-def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str) -> None:
+def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str, *, yes: bool) -> None:
     """Runs what is missing, prints the tables, and fails where a run has."""
     from regx.sweeps.driver import Driver
 
+    sweep.options["wandb"].check(wandb)
     specs = sweep_results.wanted(sweep)
     folder = registry.folder_of(sweep, run_dir)
     sweep = _tracked(sweep, folder, wandb)
     trials = known(sweep, folder)
+    if not yes:
+        ask(sweep, len(trials))
     registry.keep(sweep, folder)
     driver = Driver(sweep, folder, trials)
     if driver.left():
@@ -177,62 +194,70 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
     if any(run.finished for run in found) or format == "json":
         more = {"folder": str(folder), "finished": report.finished, "failed": report.failed, "ended": report.ended}
         sweep_results.print_tables(sweep, found, specs if report.finished else [], format, more)
-    _conclude(sweep, report)
+    _conclude(report, folder)
 
 
 def _drive(sweep: Sweep, driver: Driver, where: Place) -> None:
     before, report = time.monotonic(), driver.report
     with progress.waiting("loading PyTorch"):
-        engine = sweep_engines.start(where, driver.folder, driver.most())
+        engine = sweep_engines.start(where, driver.folder, driver.most(), driver.gpus())
     with sweep_progress.watcher(sweep) as watch:
         driver.run(engine, watch)
     took = sweep_progress.duration(time.monotonic() - before)
-    before_now = f", {report.found} were done before" if report.found else ""
-    print(f"{sweep.name}: {report.finished - report.found} runs done in {took}{before_now}", file=sys.stderr)
+    more = f", {report.found} were done before" if report.found else ""
+    more += f"; hyperband has ended {report.pruned} of them early" if report.pruned else ""
+    print(f"{sweep.name}: {report.finished - report.found} runs done in {took}{more}", file=sys.stderr)
 
 
-def _conclude(sweep: Sweep, report: Report) -> None:
+def _conclude(report: Report, folder: Path) -> None:
     """The exit code, and the line that says why."""
     if report.ended == "interrupted":
         print("interrupted; the same command goes on", file=sys.stderr)
         raise typer.Exit(130)
+    if report.ended == "metric":
+        raise RunFailed(report.why)
     if report.ended == "workers":
         raise RunFailed("all workers have stopped: " + next(iter(report.dismissed.values())))
     if report.failed:
         first, why = next(iter(report.failed.items()))
         raise RunFailed(
             f"{len(report.failed)} of {report.total} runs have failed; the first, {first}: {sweep_progress.last(why)}; "
-            f"`regx sweep retry {sweep.name}` runs them again"
+            f"`regx sweep retry {shlex.quote(str(folder))}` runs them again"
         )
 
 
 def _tracked(sweep: Sweep, folder: Path, wandb: str) -> Sweep:
     """The sweep with what its runs tell W&B; they appear under the sweep that was created from here, if any was."""
-    values = sweep.document.value
-    settings = {"wandb": wandb} | {key: values[key] for key in ("project", "entity") if values.get(key)}
-    path = wandb_form.remembered(folder)
-    return dataclasses.replace(sweep, settings=settings, wandb_sweep=path.rpartition("/")[2] if path else None)
+    values, path = sweep.document.value, wandb_form.remembered(folder)
+    entity, project, sweep_id = path.split("/") if path else (values.get("entity"), values.get("project"), None)
+    named = {key: value for key, value in (("entity", entity), ("project", project)) if value}
+    return dataclasses.replace(sweep, settings={"wandb": wandb, **named}, wandb_sweep=sweep_id)
 
 
 @app.command(rich_help_panel="Run")
 def retry(
     name: Name,
+    wandb: Wandb = "disabled",
     run_dir: RunDir = Path("runs"),
+    engine: EngineName = "local",
     workers: Workers = "auto",
     gpus: Gpus = None,
+    address: Address = None,
+    each: Each = None,
+    slurm: Slurm = None,
     format: Format = "table",
 ) -> None:
     """Run the failed runs of a sweep anew, and what is missing."""
     from regx.training.folder import RunFolder
 
     output.check_format(format)
-    where = sweep_engines.place("local", workers, gpus)
+    where = sweep_engines.place(engine, workers, gpus, address, each, slurm)
     sweep, folder = ran(name, run_dir)
     failed = [item for item in known(sweep, folder) if plan.state(item)[0] == plan.FAILED]
     for item in failed:
         RunFolder(item.place()).clear()
     print(f"{sweep.name}: {len(failed)} failed runs begin anew", file=sys.stderr)
-    carry_out(sweep, run_dir, where, "disabled", format)
+    carry_out(sweep, run_dir, where, wandb, format, yes=True)
 
 
 @app.command(rich_help_panel="Run")
@@ -272,10 +297,16 @@ def status(name: Name, run_dir: RunDir = Path("runs"), format: Format = "table")
 
 @app.command(rich_help_panel="Run")
 def stop(name: Name, run_dir: RunDir = Path("runs")) -> None:
-    """Ask everybody at work on a sweep to save checkpoints and stop; `regx sweep run` goes on."""
+    """Ask everybody at work on a sweep to save checkpoints and stop; ENTITY/PROJECT/ID stops one on W&B."""
     from regx.sweeps import driver
     from regx.training.folder import write_atomically
 
+    if "/" in name and not Path(name).exists() and name.count("/") == 2:
+        from regx.training.tracking import sweeps
+
+        sweeps.set_state(name, "stop")
+        print(f"{name}: W&B hands out no more runs")
+        return
     sweep, folder = ran(name, run_dir)
     drivers = driver.alive(folder)
     write_atomically(folder / driver.STOP, "")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -82,9 +83,14 @@ def ran(name: str, run_dir: Path) -> tuple[Sweep, Path]:
     """A sweep as it was run last, with the changes of that command line, and its folder."""
     sweep = kept(name, run_dir)
     folder = registry.folder_of(sweep, run_dir)
+    if not (folder / registry.KEPT).is_file() and folder.is_dir():
+        return sweep, folder  # its runs were trained one by one
     if not (folder / registry.KEPT).is_file():
         raise UserError(f"{sweep.name} has not been run in {run_dir}; regx sweep run {name}, or another --run-dir")
-    return registry.load(str(folder)), folder
+    last = registry.load(str(folder))
+    if sweep.document.value != last.document.value:
+        print(f"{sweep.path} is not what was run last in {folder}, which is shown", file=sys.stderr)
+    return last, folder
 
 
 def kept(name: str, run_dir: Path) -> Sweep:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -41,7 +42,7 @@ EngineName = Annotated[
     typer.Option(
         "--engine",
         metavar="|".join(ENGINES),
-        help="This machine, a Ray cluster (needs regx[ray]) or SLURM (needs regx[slurm]).",
+        help="This machine, a Ray cluster (needs regx\\[ray]) or SLURM (needs regx\\[slurm]).",
         autocompletion=lambda incomplete: [name for name in ENGINES if name.startswith(incomplete)],
         rich_help_panel=PANEL,
     ),
@@ -117,22 +118,33 @@ def place(
     for key, value in _pairs(each, "each"):
         if key not in ("cpus", "gpus"):
             raise UserError(f"{key!r} is neither cpus nor gpus", "each")
-        needs.append((key, _number(value, "each")))
+        number = _number(value, "each")
+        if engine == "slurm" and not number.is_integer():
+            raise UserError(f"{key}={value}: SLURM gives whole {key}", "each")
+        if key == "cpus" and not number:
+            raise UserError("a run needs a core, or a part of one", "each")
+        needs.append((key, number))
     pairs = _pairs(slurm, "slurm")
     for key, value in pairs:
         if key in ("minutes", "memory"):
-            _number(value, "slurm")
+            number = _number(value, "slurm")
+            if key == "minutes" and (not number.is_integer() or not number):
+                raise UserError(f"minutes={value}: write a whole number of at least 1", "slurm")
     listed = tuple(part for part in (gpus or "").split(",") if part)
+    for part in listed:
+        if not re.fullmatch(r"(\d+|(GPU|MIG)-[\w/-]+)(\+(\d+|(GPU|MIG)-[\w/-]+))*", part):
+            raise UserError(f"{part!r} is no number of a GPU; write 0,1 or, for two at once, 0+1", "gpus")
     return Place(engine, workers, listed, address, tuple(needs), tuple(pairs))
 
 
-def start(where: Place, folder: Path, most: int) -> Engine:
+def start(where: Place, folder: Path, most: int, gpus_of_a_run: int) -> Engine:
     """Starts the engine.
 
     Args:
         where: which, and how large.
         folder: of the sweep.
         most: trials that there are to carry out at once.
+        gpus_of_a_run: how many GPUs a run takes on this machine.
     """
     count = None if where.workers == "auto" else int(where.workers)
     each: dict[str, Any] = dict(where.each)
@@ -149,11 +161,21 @@ def start(where: Place, folder: Path, most: int) -> Engine:
         return SlurmEngine(folder / ".slurm", min(count or JOBS, most), **own, **needs, more=more)
     from regx.sweeps.engines.local import LocalEngine
 
-    if count is None and not where.gpus:
-        import torch
+    gpus = list(where.gpus) or visible_gpus(gpus_of_a_run)
+    if where.gpus and not visible_gpus(1):
+        raise UserError(f"{','.join(where.gpus)}: there is no GPU here", "gpus")
+    count = count or len(gpus) or os.cpu_count() or 1
+    return LocalEngine(min(count, most), gpus)
 
-        count = torch.cuda.device_count() or os.cpu_count() or 1
-    return LocalEngine(min(count or len(where.gpus), most), list(where.gpus))
+
+def visible_gpus(each: int) -> list[str]:
+    """The GPUs of this machine that may be used, in groups of `each`, as `--gpus` spells them."""
+    import torch
+
+    count = torch.cuda.device_count()
+    listed = [part for part in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if part][:count]
+    names = listed or [str(number) for number in range(count)]
+    return ["+".join(names[at : at + each]) for at in range(0, len(names) - each + 1, each)]
 
 
 def _pairs(texts: list[str] | None, option: str) -> list[tuple[str, str]]:

@@ -112,6 +112,8 @@ class Live(Lines):
 def _events(report: Report) -> Iterator[str]:
     for trial, why in report.failed.items():
         yield f"failed: {trial}: {last(why)}"
+    for text, trial in report.warnings.items():
+        yield f"{text} ({trial})"
     for worker, why in report.dismissed.items():
         yield f"{worker} takes no more work: {why}"
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,7 @@ from regx.cli.sweep_arguments import Name, RunDir, kept, ran
 from regx.errors import UserError, did_you_mean
 from regx.sweeps import plan
 from regx.sweeps.definition import Sweep
+from regx.sweeps.trial import Trial, flat
 
 if TYPE_CHECKING:
     from regx.analysis.runs import Run
@@ -25,7 +28,7 @@ FORMATS = ("table", *render.FORMATS)
 def check_format(format: str) -> None:
     """Raises `UserError` for a format that does not exist."""
     if format not in FORMATS:
-        raise UserError(f"{format!r} is not among {', '.join(FORMATS)}{did_you_mean(format, FORMATS)}", "format")
+        raise UserError(f"{format!r} is no format{did_you_mean(format, FORMATS)}", "format")
 
 
 def wanted(sweep: Sweep, names: list[str] | None = None, **changes: Any) -> list[tuple[str, TableSpec]]:
@@ -62,15 +65,46 @@ def wanted(sweep: Sweep, names: list[str] | None = None, **changes: Any) -> list
 
 def runs_of(sweep: Sweep, folder: Path) -> list[Run]:
     """The runs of a sweep as it is defined now; those of earlier definitions in its folder are left out."""
-    names = {item.place().name for item in plan.trials(sweep, folder)}
-    return [run for run in runs.read(folder) if run.name in names]
+    planned = {item.place().name: item for item in plan.trials(sweep, folder)}
+    for name, item in planned.items():
+        if (folder / name).is_dir():
+            item.leave_note()  # another command may have trained it, or its label is a new one
+    found = [run for run in runs.read(folder) if run.name in planned]
+    begun = {run.name for run in found}
+    return [*found, *(_not_begun(name, item) for name, item in planned.items() if name not in begun)]
+
+
+def _not_begun(name: str, item: Trial) -> Run:
+    parameters = {key: value for key, value in flat(item.parameters).items() if key != "seed"}
+    return runs.Run(
+        name=name,
+        status="not begun",
+        label=item.label,
+        parameters=parameters,
+        seed=item.seed,
+        config=item.config().as_dict(),
+        best={},
+        last={},
+        monitor="val/acc",
+    )
 
 
 def print_tables(
     sweep: Sweep, found: list[Run], specs: list[tuple[str, TableSpec]], format: str, more: dict[str, Any] | None = None
 ) -> None:
-    """Prints tables; `more` is what else JSON shall say."""
-    made = [tables.make(name, found, spec) for name, spec in specs]
+    """Prints tables; `more` is what else JSON shall say. Of a sweep that is half done, those that there can be."""
+    made, reasons = [], []
+    complete = all(run.finished for run in found)
+    labels = {run.label for run in found if run.finished}
+    for name, spec in specs:
+        if not complete and spec.baseline == sweep.sidecar.baseline and spec.baseline not in labels:
+            spec = dataclasses.replace(spec, baseline=None)
+        try:
+            made.append(tables.make(name, found, spec))
+        except UserError as error:
+            if complete:
+                raise
+            reasons.append(f"{name}: not yet: {error.message}")
     if format == "json":
         listed = [json.loads(render.to_json(table)) for table in made]
         print(json.dumps({"sweep": sweep.name} | (more or {}) | {"tables": listed}, indent=2))
@@ -82,18 +116,17 @@ def print_tables(
             show(table)
         else:
             print(render.FORMATS[format](table), end="")
+    for reason in reasons:
+        print(reason, file=sys.stderr)
 
 
 def show(table: Table) -> None:
     """Prints a table and its notes for people."""
-    output.print_table(table.title, *render.aligned(table))
+    columns, rows = render.aligned(table)
+    number = next((index for index, column in enumerate(table.columns) if column == "n"), 1)
+    output.print_numbers(table.title, columns, rows, number)
     for note in table.notes:
         print(f"* {note}")
-
-
-def described() -> list[str]:
-    """`NAME: what it shows` of every table."""
-    return [f"{name}: {tables.summary(name)}" for name in tables.TABLES]
 
 
 def results(
@@ -149,7 +182,12 @@ def results(
     else:
         sweep = kept(name, run_dir)
         found = _from_wandb(source)
-    print_tables(sweep, found, wanted(sweep, tables_, **changes), format)
+    try:
+        print_tables(sweep, found, wanted(sweep, tables_, **changes), format)
+    except UserError as error:
+        if error.option in ("metrics", "metric"):
+            raise UserError(error.message, "metric") from None
+        raise
 
 
 def _from_wandb(source: str) -> list[Run]:

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 
 from regx.cli import progress
-from regx.cli.sweep_arguments import Changes, Name, RunCap, RunDir, Seeds, known, ran, read
+from regx.cli.sweep_arguments import Changes, Name, RunCap, RunDir, Seeds, kept, known, read
 from regx.errors import RunFailed, UserError
 from regx.sweeps import document, plan, registry, wandb_form
 from regx.training.experiments import EXPERIMENTS
@@ -40,8 +40,7 @@ def create(
 ) -> None:
     """Register a sweep with W&B's server, and print its path for `regx sweep agent` on any machine.
 
-    Seeds of the sidecar become a parameter, and its conditions a part of the command: an agent's run that a condition
-    leaves out ends at once.
+    Seeds of the sidecar become a parameter, its conditions a part of the command: what they leave out ends at once.
     """
     from regx.training.tracking import sweeps
 
@@ -116,8 +115,8 @@ def _path(name: str, run_dir: Path) -> str:
     """The path of a sweep on the server."""
     if name.count("/") == 2 and not Path(name).exists():
         return name
-    found, folder = ran(name, run_dir)
-    path = wandb_form.remembered(folder)
+    found = kept(name, run_dir)
+    path = wandb_form.remembered(registry.folder_of(found, run_dir))
     if path is None:
         raise UserError(f"{found.name} is not on W&B: regx sweep create {name}")
     return path
@@ -156,6 +155,8 @@ def export(
             f"{waiting[0].describe()} begins with the weights of another run; use `regx sweep run`", "format"
         )
     for item in trials:
+        if item.options.get("regularizer") == []:
+            raise UserError(f"{item.describe()}: no regularizer at all cannot be typed; use `regx sweep run`", "format")
         options = item.options | item.settings | {"run_dir": str(folder)}
         print(shlex.join(["regx", item.experiment, *_typed(options, EXPERIMENTS[item.experiment])]))
 

@@ -151,6 +151,23 @@ def create(name: str, **options: Any) -> DataModule:
     """
     from regx.data.assembly import assemble
 
+    row, values = _checked(name, options)
+    if _is_images(name, row):
+        return _images(name, row, values)
+    table = _table(name, row, values)
+    kept = ("seed", "val_size", "test_size", "standardize", "protocol", "subset")
+    return assemble(name, table, **{option: values[option] for option in kept})
+
+
+def check(name: str, **options: Any) -> None:
+    """Raises what `create` would at once, without reading anything: unknown names and options, missing files."""
+    row, _ = _checked(name, options)
+    if row is None and _is_file(name) and not Path(name).expanduser().is_file():
+        raise UserError(f"there is no file {name!r}", "dataset")
+
+
+def _checked(name: str, options: dict[str, Any]) -> tuple[Info | None, dict[str, Any]]:
+    """The row of a registered dataset, and its options with defaults."""
     row = None if _is_dynamic(name) else REGISTRY[name]
     known = {parameter.name: parameter for parameter in (*(row.parameters if row else ()), *OPTIONS, *IMAGE_OPTIONS)}
     checked = check_options(f"dataset {name}", tuple(known.values()), options)
@@ -158,11 +175,7 @@ def create(name: str, **options: Any) -> DataModule:
     _refuse_idle(name, row, values)
     if values["data_dir"] is not None:
         data_folder(values["data_dir"])  # a wrong folder is an error, whether or not this dataset reads from it
-    if _is_images(name, row):
-        return _images(name, row, values)
-    table = _table(name, row, values)
-    kept = ("seed", "val_size", "test_size", "standardize", "protocol", "subset")
-    return assemble(name, table, **{option: values[option] for option in kept})
+    return row, values
 
 
 def fetch(name: str, data_dir: str | Path | None = None) -> Path | str:

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from regx.errors import UserError, did_you_mean
 from regx.sweeps import distributions, document, sidecar
+from regx.sweeps.conditions import Condition
 from regx.sweeps.distributions import Distribution
 from regx.sweeps.document import Document
 from regx.sweeps.hyperband import Hyperband
@@ -126,8 +127,10 @@ def read(path: Path, changes: dict[str, Any] | None = None, *, name: str | None 
     for key in found.value:
         if key not in KEYS:
             _unknown(found, key)
-    experiment = _experiment(found)
+    experiment, told = _experiment(found)
+    notes = dataclasses.replace(notes, where=notes.where + told.where, when=notes.when | told.when)
     options = options_of_experiment(experiment)
+    _check_shapes(found, found.value.get("parameters"), ("parameters",))
     for key, value in (changes or {}).items():
         _change(found, key, value, options)
     sweep = Sweep(
@@ -172,7 +175,8 @@ def _unknown(found: Document, key: str) -> None:
     found.fail(f"unknown key {key!r}{did_you_mean(key, KEYS)}", key)
 
 
-def _experiment(found: Document) -> str:
+def _experiment(found: Document) -> tuple[str, Sidecar]:
+    """What the command runs; and the conditions in it, which `regx sweep create` and `export` put there."""
     command = found.value.get("command")
     shown = " ".join(COMMAND[1:])
     if not isinstance(command, list) or not all(isinstance(word, str) for word in command):
@@ -188,13 +192,38 @@ def _experiment(found: Document) -> str:
     if not rest or rest[0] not in EXPERIMENTS:
         named = rest[0] if rest else ""
         found.fail(f"the command names no experiment: {named!r}{did_you_mean(named, EXPERIMENTS)}", "command")
-    given = [word for word in rest[1:] if not word.startswith("${args")]
+    own = {"--where": [], "--when": [], "--sweep": []}
+    words = iter(rest[1:])
+    given = []
+    for word in words:
+        if word in own:
+            own[word].append(next(words, ""))
+        elif not word.startswith("${args"):
+            given.append(word)
     if given:
         option = given[0].lstrip("-").partition("=")[0].replace("-", "_")
         found.fail(f"{given[0]!r} in the command: write it under parameters, as {option}: {{value: ...}}", "command")
-    if not rest[1:]:
+    if not any(word.startswith("${args") for word in rest):
         found.fail('the command hands no parameters on; add "${args_json_file}"', "command")
-    return rest[0]
+    pairs = [text.partition(":") for text in own["--when"]]
+    when = {name.strip(): Condition(text.strip()) for name, _, text in pairs}
+    return rest[0], Sidecar(where=[Condition(text) for text in own["--where"]], when=when)
+
+
+def _check_shapes(found: Document, values: Any, place: document.Place) -> None:
+    """Refuses parameters that are no mappings, nested ones included."""
+    if not isinstance(values, dict) or not values:
+        found.fail(f"{place[-1]}: there are none; a sweep needs at least one", *place)
+    for name, spec in values.items():
+        if not isinstance(spec, dict):
+            hint = "values" if isinstance(spec, list) else "value"
+            found.fail(f"{name}: write {name}: {{{hint}: {spec!r}}}", *place, name)
+        if "values" in spec and not isinstance(spec["values"], list):
+            found.fail(f"{name}: values: {spec['values']!r} is not a list; write [...], or value: ...", *place, name)
+        if "parameters" in spec:
+            if len(spec) > 1:
+                found.fail(f"{name}: nested parameters stand alone, as a mapping", *place, name)
+            _check_shapes(found, spec["parameters"], (*place, name, "parameters"))
 
 
 def _change(found: Document, key: str, value: Any, options: dict[str, Option]) -> None:
@@ -202,9 +231,9 @@ def _change(found: Document, key: str, value: Any, options: dict[str, Option]) -
     name = key.replace("-", "_").rstrip("_")
     if name not in options:
         raise UserError(f"{key!r} is no option{did_you_mean(name, options)}", "set")
-    parameters = found.value.setdefault("parameters", {})
-    for other, spec in parameters.items() if isinstance(parameters, dict) else []:
-        for item in (spec.get("values") or [spec.get("value")]) if isinstance(spec, dict) else []:
+    parameters = found.value["parameters"]
+    for other, spec in parameters.items():
+        for item in spec.get("values") or [spec.get("value")]:
             if name in bundle(item):
                 raise UserError(f"{key!r} is what the values of {other!r} differ in", "set")
     many = isinstance(value, list) and options[name].type != "list"
@@ -221,7 +250,7 @@ def _change(found: Document, key: str, value: Any, options: dict[str, Option]) -
 def _holder(parameters: dict[str, Any], name: str) -> dict[str, Any]:
     """The mapping, nested or not, that has a parameter; the outermost one where none has."""
     for spec in parameters.values():
-        if isinstance(spec, dict) and isinstance(spec.get("parameters"), dict):
+        if "parameters" in spec:
             inner = _holder(spec["parameters"], name)
             if any(own.rstrip("_") == name for own in inner):
                 return inner
@@ -279,10 +308,7 @@ def _early(found: Document) -> Hyperband | None:
 
 
 def _parameters(found: Document, options: dict[str, Option]) -> dict[str, Distribution]:
-    values = found.value.get("parameters")
-    if not isinstance(values, dict) or not values:
-        found.fail("parameters: there are none; a sweep needs at least one", "parameters")
-    flat = dict(_flat(found, values, ("parameters",), ""))
+    flat = dict(_flat(found, found.value["parameters"], ("parameters",), ""))
     owners: dict[str, str] = {}
     for name, (distribution, place) in flat.items():
         for option in _options_set(found, name, distribution, place, options):
@@ -298,12 +324,7 @@ def _flat(
         here = (*place, name)
         if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_.-]*", name):
             found.fail(f"{name!r} is no name of a parameter", *here)
-        if not isinstance(spec, dict):
-            hint = "values" if isinstance(spec, list) else "value"
-            found.fail(f"{name}: write {name}: {{{hint}: {spec!r}}}", *here)
         if "parameters" in spec:
-            if not isinstance(spec["parameters"], dict) or len(spec) > 1:
-                found.fail(f"{name}: nested parameters stand alone, as a mapping", *here)
             yield from _flat(found, spec["parameters"], (*here, "parameters"), f"{prefix}{name}.")
             continue
         try:
@@ -337,8 +358,10 @@ def _options_set(
             touched.add(option.key)
     labels = [value[LABEL] for value in ends if isinstance(value, dict) and LABEL in value]
     for label in labels:
-        if not isinstance(label, str) or labels.count(label) > 1:
-            found.fail(f"{name}: the label {label!r} is given to several values, or is no text", *place)
+        if not isinstance(label, str):
+            found.fail(f"{name}: the label {label!r} is no text", *place)
+        if labels.count(label) > 1:
+            found.fail(f"{name}: the label {label!r} is given to several values", *place)
     if option and option.type == "int" and distribution.numeric and _fractional(distribution):
         found.fail(
             f"{name} is a whole number; use distribution: int_uniform, or q_uniform with q: 1, or "
@@ -364,6 +387,8 @@ def _at(value: Any, place: document.Place) -> Any:
 def _check_value(found: Document, name: str, option: Option, value: Any, place: document.Place) -> None:
     if option.key in ENGINES_OWN:
         found.fail(f"{name}: {option.key} is set by `regx sweep` itself; use its own options", *place)
+    if isinstance(value, list) and option.type != "list" and place[-1] == "value":
+        found.fail(f"{name}: a list of values is written values: {value!r}", *place)
     try:
         option.check(value)
     except UserError as error:
@@ -390,7 +415,8 @@ def _check_method(found: Document, sweep: Sweep) -> None:
 
 def _check_sidecar(found: Document, sweep: Sweep) -> None:
     notes, known = sweep.sidecar, sweep.options
-    if notes.seeds and any(leaf(name) == "seed" for name in sweep.parameters):
+    bundled = any("seed" in bundle(value) for item in sweep.parameters.values() for value in item.ends())
+    if notes.seeds and (bundled or any(leaf(name) == "seed" for name in sweep.parameters)):
         found.fail("seeds: the sweep has a parameter seed already; leave one out", "seeds")
     words = dict.fromkeys([*known, "None", "none", "true", "false", LABEL])
     for place, condition in [
@@ -400,7 +426,9 @@ def _check_sidecar(found: Document, sweep: Sweep) -> None:
         try:
             condition.check(words)
         except UserError as error:
-            found.fail(error.message, *place)
+            unnamed = condition.names() - set(words)
+            hint = "; ask for the label of its values" if unnamed & {leaf(name) for name in sweep.parameters} else ""
+            found.fail(error.message + hint, *place)
     if notes.when and sweep.method == "bayes":
         found.fail("when: a search by bayes sets every parameter; use method: random", "when")
     for name in notes.when:

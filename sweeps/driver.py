@@ -9,25 +9,26 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import signal
 import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from regx.errors import RunFailed
+from regx.errors import UserError
 from regx.sweeps import distributions, plan, suggest, work
 from regx.sweeps.definition import Sweep
 from regx.sweeps.engines import Engine, Progress
 from regx.sweeps.report import Report
-from regx.sweeps.trial import Trial
+from regx.sweeps.trial import PRUNED, Trial
 from regx.sweeps.work import Outcome
-from regx.training.folder import RunFolder, write_atomically
+from regx.training.folder import RunFolder, to_json, write_atomically
 
-# A worker takes no more work after so many errors in a row, and its trials go back to the others.
+# A worker takes no more work after errors of so many different trials in a row, which go back to the others.
 ERRORS_IN_A_ROW = 5
 # A trial whose process was lost so often more than errors are retried is given up.
 MORE_LOSSES = 2
@@ -36,6 +37,8 @@ BUSY_SECONDS = 2.0
 # Seconds between two lives of the file by which `regx sweep status` sees a driver, and after which it is dead.
 HEARTBEAT, DEAD_AFTER = 2.0, 20.0
 POLL = 0.2
+# So many finished runs without the metric, and none with it, end the sweep.
+LACKING = 3
 # Random draws in the place of a proposal that has been tried, before a space counts as exhausted.
 TRIES = 100
 STOP = "stop"
@@ -59,12 +62,16 @@ class Driver:
         self._values: dict[str, float] = {}
         self._attempts: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
-        self._errors: dict[str, list[Trial]] = {}
+        # Trials that failed on a worker since it last had one that did not.
+        self._errors: dict[str, dict[str, Trial]] = {}
+        self._given_back: set[str] = set()
+        self._dice = random.Random(0)
         self._not_before: dict[str, float] = {}
         self._began: dict[str, float] = {}
         self._durations: list[float] = []
         self._asked_to_stop = 0
         self._exhausted = False
+        self._lacking: list[str] = []
         self._start = time.time()
         self._beat = 0.0
         self._heart = folder / ".drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
@@ -89,9 +96,6 @@ class Driver:
         Args:
             engine: where; it is closed at the end.
             watch: called a few times a second with the present state.
-
-        Raises:
-            RunFailed: the sweep's metric is never logged.
         """
         report, self.engine, self.watch = self.report, engine, watch
         try:
@@ -100,6 +104,8 @@ class Driver:
                     self._fill()
                     self._show()
                     if not report.running and (report.ended or not self.left()):
+                        if self._lacking and not self._values:
+                            report.ended, report.why = "metric", self._lacking[0]
                         return report
                     for event in self.engine.wait(POLL):
                         self._happened(event)
@@ -115,6 +121,10 @@ class Driver:
         if self.sweep.method == "bayes":
             return (self.sweep.run_cap or 1) * len(self.sweep.seeds())
         return max(1, len(self._queue))
+
+    def gpus(self) -> int:
+        """How many GPUs a run takes."""
+        return max((item.gpus() for item in self._queue), default=1) or 1
 
     def _on_signal(self) -> None:
         self._asked_to_stop += 1
@@ -132,6 +142,9 @@ class Driver:
         for worker in self.engine.idle():
             if self.report.ended:
                 return
+            if self._errors.get(worker):
+                # Is it the worker, or are the next trials all of one kind? Another one tells.
+                self._queue.rotate(self._dice.randrange(len(self._queue) + 1))
             item = self._next()
             if item is None:
                 return
@@ -211,6 +224,10 @@ class Driver:
             self._errors.pop(event.worker, None)
             if event.trained:
                 self._durations.append(time.monotonic() - self._began[event.worker])
+            if event.status == work.FAILED:
+                _record(item, event.message)
+            for text in event.warnings:
+                self.report.warnings.setdefault(text, item.describe())
             self._note(event)
         elif event.status == work.BUSY:
             self._not_before[item.key] = time.monotonic() + BUSY_SECONDS
@@ -226,27 +243,37 @@ class Driver:
         counter = self._losses if event.status == work.LOST else self._attempts
         counter[item.key] += 1
         limit = self.sweep.sidecar.retries + (MORE_LOSSES if event.status == work.LOST else 0)
-        if event.status == work.ERROR:
-            _forget(item)
         if counter[item.key] > limit:
-            self._note(Outcome(item, work.FAILED, event.worker, event.message))
+            self._give_up(item, event.message)
         elif event.status == work.LOST:
             self._queue.appendleft(item)  # it goes on from its checkpoint
         else:
+            _forget(item)
             self._queue.append(item)
-        mine = self._errors.setdefault(event.worker, [])
-        mine.append(item)
-        if len(mine) < ERRORS_IN_A_ROW:
-            return
-        self.engine.dismiss(event.worker)
-        self.report.dismissed[event.worker] = f"{len(mine)} errors in a row, the last: {event.message}"
-        for other in {item.key: item for item in mine}.values():
-            self._attempts[other.key] = self._losses[other.key] = 0
-            if self._ended.pop(other.key, None):
-                self.report.failed.pop(other.describe(), None)
-                self._queue.append(other)
+        mine = self._errors.setdefault(event.worker, {})
+        mine[item.key] = item
+        if len(mine) >= ERRORS_IN_A_ROW:
+            self._dismiss(event.worker, mine, event.message)
+
+    def _dismiss(self, worker: str, mine: dict[str, Trial], message: str) -> None:
+        """Gives a worker no more work; what it has spoilt is tried once more by the others."""
+        self.engine.dismiss(worker)
+        self.report.dismissed[worker] = f"{len(mine)} trials in a row failed, the last: {message}"
         if not self.engine.workers():
             self.report.ended = "workers"
+            return
+        for item in mine.values():
+            if self._ended.get(item.key) == work.FAILED and item.key not in self._given_back:
+                self._given_back.add(item.key)
+                del self._ended[item.key]
+                self.report.failed.pop(item.describe(), None)
+                _forget(item)
+                self._queue.append(item)
+
+    def _give_up(self, item: Trial, message: str) -> None:
+        """Writes down why, so that other commands know it too."""
+        _record(item, message)
+        self._note(Outcome(item, work.FAILED, "", message))
 
     def _note(self, event: Outcome) -> None:
         """A trial has ended."""
@@ -257,13 +284,15 @@ class Driver:
             return
         report.finished += 1
         key = metric.name if metric else self._monitor(event)
-        if metric and metric.name not in event.row:
-            if event.trained:
-                known = ", ".join(sorted(name for name in event.row if name.startswith("val/") and "/jr/" not in name))
-                raise RunFailed(f"{item.describe()} has not logged the metric {metric.name!r}; it has logged {known}")
-            return
+        report.pruned += event.ended == PRUNED
         value = event.row.get(key)
         if value is None:
+            known = ", ".join(sorted(name for name in event.row if name.startswith("val/") and "/jr/" not in name))
+            self._lacking.append(f"{item.describe()} has not logged the metric {key!r}; it has logged {known}")
+            if len(self._lacking) == LACKING and not self._values:
+                report.ended = "metric"
+            return
+        if math.isnan(value):
             return
         self._values[item.key] = value
         best = report.best
@@ -287,8 +316,9 @@ class Driver:
         self.watch(report)
         if time.monotonic() - self._beat > HEARTBEAT:
             self._beat = time.monotonic()
-            self._heart.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(self._heart, json.dumps(self._life()) + "\n")
+            with suppress(OSError):  # a full disk: the runs say so, each for itself
+                self._heart.parent.mkdir(parents=True, exist_ok=True)
+                write_atomically(self._heart, json.dumps(self._life()) + "\n")
 
     def _life(self) -> dict[str, Any]:
         running = {
@@ -310,14 +340,29 @@ def _forget(item: Trial) -> None:
         folder.clear()
 
 
+def _record(item: Trial, message: str) -> None:
+    """Writes the result of a trial that could not even begin."""
+    with suppress(UserError, OSError):  # the configuration cannot be made, or nothing can be written
+        config, folder = item.config(), RunFolder(item.place())
+        if folder.result.is_file():
+            return
+        item.leave_note()
+        nothing: dict[str, Any] = {"best": {}, "last": {}, "test": {}, "epochs": 0, "seconds": 0.0}
+        told = {"status": "failed", "ended": "error", "hash": config.hash(), "config": config.as_dict()}
+        write_atomically(folder.result, to_json(told | nothing | {"run_dir": str(folder.path), "error": message}))
+
+
 def alive(folder: Path) -> dict[str, dict[str, Any]]:
     """The drivers that are at work in a sweep's folder: name -> what they say of themselves."""
     found = {}
     for path in sorted((folder / ".drivers").glob("*.json")):
+        host, _, process = path.stem.rpartition("-")
         try:
+            if host == socket.gethostname():
+                os.kill(int(process), 0)
             if time.time() - path.stat().st_mtime < DEAD_AFTER:
                 found[path.stem] = json.loads(path.read_text())
-        except OSError:  # it has just ended
+        except (OSError, ValueError):  # it has just ended, or was killed
             continue
     return found
 
@@ -325,7 +370,9 @@ def alive(folder: Path) -> dict[str, dict[str, Any]]:
 @contextmanager
 def _asked(call: Callable[[], None]) -> Iterator[None]:
     """Calls back on Ctrl-C and SIGTERM."""
-    before = {number: signal.signal(number, lambda *_: call()) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {
+        number: signal.signal(number, lambda *_: call()) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    }
     try:
         yield
     finally:

@@ -10,7 +10,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regx.errors import RunFailed, UserError
+from regx import data
+from regx.errors import RunFailed, UserError, did_you_mean
 from regx.sweeps import distributions, trial
 from regx.sweeps.definition import Sweep
 from regx.sweeps.trial import Trial
@@ -36,8 +37,11 @@ def trials(sweep: Sweep, folder: Path) -> list[Trial]:
     points = 0
     for point in _points(sweep, folder):
         made = expand(sweep, folder, point)
-        found |= {item.key: item for item in made}
-        points += bool(made)
+        points += any(item.key not in found for item in made)
+        for item in made:
+            same = found.setdefault(item.key, item)
+            if same.label != item.label:
+                raise UserError(f"{sweep.path}: {same.label!r} and {item.label!r} are the same run")
         if points == sweep.run_cap:
             break
     if not found and sweep.method != "bayes":
@@ -66,18 +70,21 @@ def _points(sweep: Sweep, folder: Path) -> Iterator[dict[str, Any]]:
         draws = (distributions.random(sweep.parameters, 0, index) for index in itertools.count())
         # Of a small space with many conditions, the draws that fulfil them may never come.
         return itertools.islice(draws, 1000 * (sweep.run_cap or 1))
-    return (note["point"] for note in read_notes(folder, sweep.name) if _within(sweep, note["point"]))
+    # Of several seeds, each has a note of the same point.
+    points = {json.dumps(note["point"], sort_keys=True): note["point"] for note in read_notes(folder, sweep.name)}
+    return (point for point in points.values() if _within(sweep, point))
 
 
 def _within(sweep: Sweep, parameters: dict[str, Any]) -> bool:
     """Whether a point of an earlier search lies in the space as it is now."""
+    if parameters.keys() != sweep.parameters.keys():
+        return False
     try:
         for name, distribution in sweep.parameters.items():
-            if name in parameters:
-                distribution.position(parameters[name])
+            distribution.position(parameters[name])
     except ValueError:
         return False
-    return parameters.keys() <= sweep.parameters.keys()
+    return True
 
 
 def _ordered(found: list[Trial], sweep: Sweep) -> list[Trial]:
@@ -110,12 +117,28 @@ def check(sweep: Sweep, found: list[Trial]) -> None:
     Raises:
         UserError: with the file and the first trial that cannot be.
     """
+    if sweep.method == "bayes":  # whose points are not known: one that might be
+        found = [*found, *expand(sweep, Path(), distributions.random(sweep.parameters, 0, 0))]
     step = max(1, len(found) // CHECKED)
     for item in found[::step]:
+        config = item.config()
         try:
-            trial.check_metric(item)
+            data.check(config.dataset, **config.data_options())
+        except UserError as error:
+            raise UserError(f"{sweep.path}: {item.describe()}: {error}") from None
+        try:
+            trial.check_metric(item, config)
         except UserError as error:
             sweep.document.fail(error.message, "metric", "name")
+        if sweep.early and sweep.early.bands[0] * config.log_every >= config.epochs:
+            first = f"first looks at row {sweep.early.bands[0]}"
+            rows = -(-config.epochs // config.log_every)
+            sweep.document.fail(f"hyperband {first} of a run's log, which has {rows}", "early_terminate")
+    labels = {item.label for item in found}
+    baseline = sweep.sidecar.baseline
+    if baseline and labels != {None} and "=" not in baseline and baseline not in labels:
+        known = sorted(label for label in labels if label)
+        raise UserError(f"{sweep.path}: baseline: no row is called {baseline!r}{did_you_mean(baseline, known)}")
 
 
 def state(item: Trial) -> tuple[str, dict[str, Any]]:

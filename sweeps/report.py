@@ -21,7 +21,10 @@ class Report:
         best: the best trial so far and its value of the metric.
         seconds_left: an estimate, from the trials of this session.
         dismissed: worker -> why it takes no more work.
-        ended: why nothing more is begun: ``, `interrupted`, `target` or `workers`.
+        ended: why nothing more is begun: ``, `interrupted`, `target`, `metric` or `workers`.
+        why: more words on `ended`.
+        pruned: trials that hyperband has ended, of the finished ones.
+        warnings: what runs have said, each text once -> the first trial that said so.
     """
 
     total: int = 0
@@ -33,3 +36,6 @@ class Report:
     seconds_left: float | None = None
     dismissed: dict[str, str] = field(default_factory=dict)
     ended: str = ""
+    why: str = ""
+    pruned: int = 0
+    warnings: dict[str, str] = field(default_factory=dict)

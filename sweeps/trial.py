@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -33,6 +35,8 @@ FILE = "trial.json"
 PRUNED = "early_terminate"
 # Seconds between two looks at the other runs, for hyperband.
 ASK_EVERY = 5.0
+# Seconds between two looks at the processes of a run.
+LOOK_EVERY = 0.2
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,7 @@ class Trial:
         parameters: the sweep's parameters, without the seed.
         options: options of the run that these stand for, with the seed.
         folder: parent of its run folder.
+        key: identity within the sweep, which asks for no other run's weights.
         metric: what hyperband looks at.
         early: hyperband.
         after: the trial with whose best weights it begins.
@@ -60,20 +65,13 @@ class Trial:
     parameters: dict[str, Any]
     options: dict[str, Any]
     folder: Path
+    key: str
     metric: Metric | None = None
     early: Hyperband | None = None
     after: Trial | None = None
     settings: dict[str, Any] = field(default_factory=lambda: {"wandb": "disabled"})
     telling: tuple[str, ...] = ()
     wandb_sweep: str | None = None
-
-    @property
-    def key(self) -> str:
-        """Identity within the sweep, which asks no file system."""
-        known = {option.key: option for option in options_of(EXPERIMENTS[self.experiment])}
-        telling = {key: value for key, value in self.options.items() if known[key].identity}
-        text = json.dumps([self.experiment, telling], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     @property
     def seed(self) -> int:
@@ -116,11 +114,11 @@ class Trial:
         """
         from regx.training.folder import to_json, write_atomically
 
-        path = self.place() / FILE
+        path, text = self.place() / FILE, to_json(self.note())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            if not path.is_file():
-                write_atomically(path, to_json(self.note()))
+            if not path.is_file() or path.read_text(encoding="utf-8") != text:  # a label may have changed
+                write_atomically(path, text)
         except OSError as error:
             raise RunFailed(f"cannot write {path}: {error.strerror}") from None
 
@@ -128,10 +126,12 @@ class Trial:
         """What trial.json holds."""
         return {
             "sweep": self.sweep,
+            "experiment": self.experiment,
             "key": self.key,
             "label": self.label,
             "parameters": {key: value for key, value in flat(self.parameters).items() if leaf(key) != "seed"},
             "seed": self.seed,
+            "options": self.options,
             "point": self.parameters,
         }
 
@@ -171,18 +171,36 @@ def build(
     Raises:
         UserError: options that exclude each other.
     """
-    known = {option.key: option for option in options_of(EXPERIMENTS[experiment])}
-    values = {key: option.default for key, option in known.items()} | _options(parameters)
-    dropped = [name for name, condition in notes.when.items() if not condition.holds(values)]
-    parameters = {name: value for name, value in parameters.items() if name not in dropped}
-    options = _options(parameters) | ({} if seed is None else {"seed": seed})
-    values = from_dict(options, experiment).as_dict()
     labels = [value[LABEL] for value in parameters.values() if isinstance(value, dict) and LABEL in value]
-    label = " ".join(labels) or None
-    if not all(condition.holds(values | {"label": label}) for condition in notes.where):
+    named = {LABEL: " ".join(labels) or None}
+    parameters = _applying(parameters, notes, experiment, named)
+    options = _options(parameters) | ({} if seed is None else {"seed": seed})
+    # First what the options say by themselves: a condition may leave out what would be no configuration at all.
+    told = [condition for condition in notes.where if condition.names() <= {*options, LABEL}]
+    if not all(condition.holds(options | named) for condition in told):
+        return None
+    config = from_dict(options, experiment)
+    values = config.as_dict()
+    if not all(condition.holds(values | named) for condition in notes.where):
         return None
     options["seed"] = values["seed"]
-    return Trial(sweep, experiment, label, parameters, options, folder, **more)
+    key = hashlib.sha256(json.dumps(config.identity(), sort_keys=True).encode()).hexdigest()[:16]
+    return Trial(sweep, experiment, named[LABEL], parameters, options, folder, key, **more)
+
+
+def _applying(parameters: dict[str, Any], notes: Sidecar, experiment: str, named: dict[str, Any]) -> dict[str, Any]:
+    """The parameters whose conditions hold; one that is left out may be asked for by another's condition."""
+    defaults = {option.key: option.default for option in options_of(EXPERIMENTS[experiment])}
+    while True:
+        values = defaults | _options(parameters) | named
+        kept = {
+            name: value
+            for name, value in parameters.items()
+            if name not in notes.when or notes.when[name].holds(values)
+        }
+        if kept == parameters:
+            return parameters
+        parameters = kept
 
 
 def _options(parameters: dict[str, Any]) -> dict[str, Any]:
@@ -232,7 +250,7 @@ def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, An
         return _launch(config, folder, trial)
     more: dict[str, Any] = {"end": pruner(trial)} if trial.early else {}
     more |= {"sweep": trial.wandb_sweep, "point": trial.parameters}
-    return experiment.run(config, observer, argv=argv, folder=folder if folder.last.is_file() else None, **more)
+    return experiment.run(config, observer, argv=argv, folder=folder, **more)
 
 
 def _launch(config: RunConfig, folder: RunFolder, trial: Trial) -> dict[str, Any]:
@@ -241,14 +259,24 @@ def _launch(config: RunConfig, folder: RunFolder, trial: Trial) -> dict[str, Any
 
     if trial.early:
         raise UserError("early_terminate is for runs of one process", "devices")
-    write_atomically(folder.config, config.as_yaml())
+    with folder.held():  # or somebody else trains it
+        write_atomically(folder.config, config.as_yaml())
     command = [sys.executable, "-m", "regx", "resume", str(folder.path), "--format", "json"]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+    parent = os.getppid()
+    with (
+        tempfile.TemporaryFile("w+") as errors,
+        subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=errors) as process,
+    ):
         before = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
         try:
-            _, said = process.communicate()
+            while process.poll() is None:
+                if os.getppid() != parent:  # nobody is left to work for
+                    process.terminate()
+                time.sleep(LOOK_EVERY)
         finally:
             signal.signal(signal.SIGTERM, before)
+        errors.seek(0)
+        said = errors.read()
     if result := folder.read_result():
         return result
     if process.returncode == 130:
@@ -271,10 +299,19 @@ def pruner(trial: Trial) -> Callable[[dict[str, float]], str | None]:
             return None
         asked = time.monotonic()
         others = [path.parent for path in trial.folder.glob("*/metrics.csv") if path.parent != own]
-        histories = [read_history(path, metric.name) for path in others]
+        histories = [read_history(path, metric.name) for path in others if _peers(path, trial)]
         return PRUNED if early.stops(history, histories, metric.goal) else None
 
     return end
+
+
+def _peers(folder: Path, trial: Trial) -> bool:
+    """Whether a run has what all runs of the sweep have in common: an earlier definition may have been another's."""
+    try:
+        point = json.loads((folder / FILE).read_text(encoding="utf-8"))["point"]
+    except (OSError, ValueError, KeyError):
+        return False
+    return all(point.get(key) == value for key, value in trial.parameters.items() if key not in trial.telling)
 
 
 def read_history(folder: Path, key: str) -> list[float]:
@@ -289,14 +326,14 @@ def read_history(folder: Path, key: str) -> list[float]:
     return [float(row[key]) for row in rows if row.get(key) and None not in row.values()]
 
 
-def check_metric(trial: Trial) -> None:
+def check_metric(trial: Trial, config: RunConfig) -> None:
     """Raises `UserError` where the run would never log the sweep's metric."""
     from regx.errors import did_you_mean
     from regx.training import log_keys
 
     if trial.metric is None:
         return
-    known = log_keys.logged(trial.config())
+    known = log_keys.logged(config)
     if trial.metric.name not in known:
         stage = trial.metric.name.partition("/")[0]
         if stage == "test":

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import os
 import signal
 import sys
@@ -30,6 +32,8 @@ class Outcome:
         message: why, where it did not finish.
         row: numbers of the best epoch.
         trained: whether it was trained now; False where it had been finished before.
+        ended: why training ended, as `result.json` says.
+        warnings: what the run had to say.
     """
 
     trial: Trial
@@ -38,6 +42,8 @@ class Outcome:
     message: str = ""
     row: dict[str, float] = field(default_factory=dict)
     trained: bool = True
+    ended: str = ""
+    warnings: tuple[str, ...] = ()
 
 
 class Reporter:
@@ -93,7 +99,8 @@ def carry_out(item: Trial, worker: str, tell: Callable[[int, int], None] = lambd
         return Outcome(item, ERROR, worker, f"{type(error).__name__}: {text} ({os.path.basename(where.filename)})")
     finally:
         signal.signal(signal.SIGTERM, before)
-    return outcome(item, result, worker, trained=watch.began)
+    found = outcome(item, result, worker, trained=watch.began)
+    return dataclasses.replace(found, warnings=tuple(watch.warnings)) if watch.began else found
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -102,5 +109,6 @@ def _interrupt(number: int, frame: Any) -> None:
 
 def outcome(item: Trial, result: dict[str, Any], worker: str, *, trained: bool) -> Outcome:
     """What `result.json` says."""
-    row = {key: value for key, value in (result.get("best") or {}).items() if value is not None}
-    return Outcome(item, result["status"], worker, result.get("error", ""), row, trained)
+    # JSON has no NaN.
+    row = {key: math.nan if value is None else value for key, value in (result.get("best") or {}).items()}
+    return Outcome(item, result["status"], worker, result.get("error", ""), row, trained, result.get("ended", ""))

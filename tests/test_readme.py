@@ -66,6 +66,16 @@ def test_every_lookup_command_runs(line: str, capsys: pytest.CaptureFixture[str]
     assert not stop.value.code, capsys.readouterr().err
 
 
+def test_the_sweep_of_the_readme_can_be_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (text,) = re.findall(r"```yaml\n(# techniques.*?)```", TEXT, flags=re.DOTALL)
+    for name, part in zip(("techniques.yaml", "techniques.regx.yaml"), text.split("---\n"), strict=True):
+        (tmp_path / name).write_text(part)
+    with pytest.raises(SystemExit) as stop:
+        main(["sweep", "plan", str(tmp_path / "techniques.yaml"), "--run-dir", str(tmp_path)])
+    # 3 techniques x 2 depths but one of them, x adam, sgd and sgd with momentum, x 3 seeds
+    assert not stop.value.code and "45 runs" in capsys.readouterr().out
+
+
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\((?!https?://)([^)]+)\)", TEXT):
         assert (ROOT / target).exists(), target

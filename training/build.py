@@ -81,10 +81,6 @@ class Experiment:
 
 
 # Options of `regx.data.create` that a run passes on.
-_DATA_OPTIONS = (
-    *("n_samples", "noise", "val_size", "test_size", "standardize", "protocol", "data_dir", "target", "task", "subset"),
-    *("image_size", "augment", "stream", "corrupt", "workers"),
-)
 
 
 def build(
@@ -106,11 +102,7 @@ def build(
     device = device or find_device(config.devices)
     seed_everything(config)
     with world.one_after_the_other():
-        data = create_data(
-            config.dataset,
-            seed=config.seed if config.data_seed is None else config.data_seed,
-            **{key: getattr(config, key) for key in _DATA_OPTIONS},
-        ).to(device)
+        data = create_data(config.dataset, **config.data_options()).to(device)
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
     model = _model(config, data).to(device)

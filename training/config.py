@@ -429,6 +429,13 @@ class RunConfig:
         """The network in a few letters, for the run's name."""
         raise NotImplementedError
 
+    def data_options(self) -> dict[str, Any]:
+        """The dataset's options, as `regx.data.create` takes them."""
+        names = [option.name for option in (*DATA_OPTIONS, *IMAGE_OPTIONS) if option.name != "seed"]
+        toy = [] if "n_samples" in names else ["n_samples", "noise"]
+        seed = self.seed if self.data_seed is None else self.data_seed
+        return {"seed": seed} | {name: getattr(self, name) for name in (*names, *toy)}
+
     def model_name(self) -> str:
         """The model's name, as `regx.models.create` takes it."""
         raise NotImplementedError

@@ -89,6 +89,8 @@ def run(
         with folder.held():
             if force and not distributed.restarted():
                 folder.clear()
+            elif world.size == 1 and (ended := folder.read_result()):  # another process has done it since we looked
+                return ended
             try:
                 run_id = folder.create(config, argv)
                 return _carry_out(experiment, folder, observer, run_id, end, sweep, point or {})
@@ -223,7 +225,7 @@ def _carry_out(
             for text in [*trainer.missed_targets(), *_left_out(trainer.last)]:
                 observer.warn(text)
             result["test"] = measure_best(experiment, folder, tracker)
-            tracker.summary(result["test"])
+            tracker.summary(result["test"] | {"best/epoch": trainer.best.epoch, "ended": ended})
         exit_code = 0 if finished else 130
         tracker.finish(exit_code)  # only after its end is it known what could not be uploaded
         if tracker.sync_hint:

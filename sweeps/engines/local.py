@@ -38,27 +38,23 @@ class LocalEngine:
     Args:
         count: how many.
         gpus: what `CUDA_VISIBLE_DEVICES` is for each in turn; `0+1` gives two to one worker. Empty: as it is.
-        environment: further environment variables of the workers.
     """
 
     name = "local"
 
-    def __init__(self, count: int, gpus: list[str] | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(self, count: int, gpus: list[str] | None = None) -> None:
         methods = multiprocessing.get_all_start_methods()
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
             # One process imports PyTorch, and the others are copies of it: a new worker costs next to nothing.
             self._context.set_forkserver_preload(["regx.training.experiment"])
         self._gpus = [gpu.replace("+", ",") for gpu in gpus or []]
-        self._environment = environment or {}
         self._threads = max(1, (os.cpu_count() or 1) // count)
         self._workers = {name: self._start(name, number) for number, name in enumerate(_names(count))}
         self._numbers = {name: number for number, name in enumerate(self._workers)}
 
     def _start(self, name: str, number: int) -> _Worker:
-        environment = dict(self._environment)
-        if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        environment = {"CUDA_VISIBLE_DEVICES": self._gpus[number % len(self._gpus)]} if self._gpus else {}
         ours, theirs = self._context.Pipe()
         process = self._context.Process(target=_work, args=(theirs, name, environment, self._threads), name=name)
         process.start()
@@ -127,7 +123,9 @@ class LocalEngine:
         deadline = time.monotonic() + (0 if any(w.trial for w in self._workers.values()) else PATIENCE)
         for worker in self._workers.values():
             worker.process.join(max(0.0, deadline - time.monotonic()))
-            if worker.process.is_alive():
+            if worker.process.is_alive() and worker.process.pid:
+                with contextlib.suppress(ProcessLookupError):  # with the processes of a run that has several
+                    os.killpg(worker.process.pid, signal.SIGKILL)
                 worker.process.kill()
                 worker.process.join()
         self._workers = {}

@@ -13,8 +13,9 @@ from regx.sweeps import definition, document, plan, sidecar
 from regx.sweeps.definition import Sweep
 
 HERE = Path(__file__).parent
-# The definition that a sweep's folder keeps: what was run last, changes from the command line included.
-KEPT = "sweep.yaml"
+# The definition that a sweep's folder keeps: what was run last, changes from the command line included. Nobody calls a
+# file of their own so.
+KEPT = ".sweep.yaml"
 
 
 def own_folder() -> Path:
@@ -46,6 +47,8 @@ def find(name: str) -> Path:
         UserError: there is none, with the nearest name.
     """
     path = Path(name).expanduser()
+    if name.endswith(sidecar.SUFFIX):
+        raise UserError(f"{name} is a sidecar; give the sweep beside it, {name.removesuffix(sidecar.SUFFIX)}.yaml")
     if (path / KEPT).is_file():
         return path / KEPT
     known = files()
@@ -55,13 +58,15 @@ def find(name: str) -> Path:
         return path
     if path.suffix in (".yaml", ".yml") or len(path.parts) > 1:
         raise UserError(f"no such sweep: {name}; a sweep is a name (`regx sweep list`) or the path of a YAML file")
-    raise UserError(f"no sweep is called {name!r}{did_you_mean(name, known)} (see `regx sweep list`)")
+    beside = [f"{name}{suffix}" for suffix in (".yaml", ".yml") if path.with_name(f"{path.name}{suffix}").is_file()]
+    near = f"; did you mean {beside[0]}?" if beside else did_you_mean(name, known)
+    raise UserError(f"no sweep is called {name!r}{near} (see `regx sweep list`)")
 
 
 def load(name: str, changes: dict[str, Any] | None = None, **more: Any) -> Sweep:
     """Reads and checks a sweep; arguments as of `find` and `regx.sweeps.definition.read`."""
     path = find(name)
-    return definition.read(path, changes, name=path.parent.name if path.name == KEPT else None, **more)
+    return definition.read(path, changes, name=path.resolve().parent.name if path.name == KEPT else None, **more)
 
 
 def folder_of(sweep: Sweep, run_dir: Path) -> Path:
@@ -96,12 +101,12 @@ def rows() -> Iterable[Info]:
 def _row(name: str, path: Path) -> Info:
     try:
         sweep = definition.read(path)
-        notes, count = sweep.sidecar, sweep.run_cap or len(plan.trials(sweep, path.parent)) // len(sweep.seeds())
+        notes, seeds = sweep.sidecar, len(sweep.seeds())
+        found = sweep.run_cap * seeds if sweep.run_cap else len(plan.trials(sweep, path.parent))
         facts: dict[str, Any] = {
             "experiment": sweep.experiment,
             "method": sweep.method,
-            "configurations": count,
-            "seeds": len(sweep.seeds()),
+            "runs": f"{found // seeds} x {seeds} seeds" if seeds > 1 else str(found),
             "takes": notes.budget,
         }
         summary, description, source = notes.summary, notes.description, notes.source

@@ -1,5 +1,8 @@
 """Rows, numbers and p values of hand-made sweeps whose answers are known."""
 
+import dataclasses
+import math
+import random
 from statistics import fmean, stdev
 
 import pytest
@@ -119,9 +122,129 @@ def test_nan_and_one_seed() -> None:
     runs = [run(float("nan"), seed=0, width=2, monitor="val/r2"), run(0.4, seed=0, width=4, monitor="val/r2")]
     table = configurations(runs)
     assert table.rows[0][:4] == [4, 1, 0.4, None] and table.rows[1][:4] == [2, 0, None, None]
-    assert "not in the numbers: 1 finished run whose val/r2 is NaN" in table.notes
+    assert "not in the numbers: 1 finished run whose val/r2 is NaN or infinite" in table.notes
     assert table.notes[0].startswith("one seed each")
     assert display(table)[0] == ["width", "n", "val/r2"], "nothing to say about std and intervals"
+
+
+def test_infinite_numbers_are_missing() -> None:
+    values = {0: 0.4, 1: 0.6, 2: -math.inf}
+    runs = [
+        run(value, seed=seed, width=2, best={"val/loss": -value}, monitor="val/r2") for seed, value in values.items()
+    ]
+    table = configurations(runs, TableSpec(by=["width"], metrics=["val/loss"]))
+    assert table.rows[0][:4] == [2, 2, -0.5, stdev([0.4, 0.6])]
+    assert "not in the numbers: 1 finished run whose val/r2 is NaN or infinite" in table.notes
+
+
+def chosen(tests: list[float] | None = None) -> list[Run]:
+    """A baseline without any choice, and a technique of two strengths, the second of which is better by validation."""
+    runs = [run(value, seed=seed, label="Baseline") for seed, value in enumerate(PLAIN)]
+    runs += [
+        run(value + strength, seed=seed, label="Jumpstart", strength=strength)
+        for strength in (0.0, 0.1)
+        for seed, value in enumerate(PENALISED)
+    ]
+    if tests:
+        best = [found.best | {"test/acc": tests[place]} for place, found in enumerate(runs)]
+        return [dataclasses.replace(found, best=row) for found, row in zip(runs, best, strict=True)]
+    return runs
+
+
+def test_what_validation_chose_is_tested_on_test_rows() -> None:
+    of_test = [0.5, 0.6, 0.4, 0.0, 0.0, 0.0, 0.6, 0.65, 0.55]
+    spec = TableSpec(by=["label"])
+    table = configurations(chosen(of_test), spec)
+    p = scipy.stats.ttest_rel(of_test[6:], of_test[:3]).pvalue
+    assert column(table, "p") == [pytest.approx(p), "baseline"]
+    assert column(table, "difference to Baseline")[0] == pytest.approx(0.1)
+    assert any(note.startswith("difference and p are of test/acc, as the best of several") for note in table.notes)
+    without = configurations(chosen(), spec)
+    assert column(without, "p") == ["chosen by validation", "baseline"]
+    assert "chosen by validation: no p of the best of several configurations, as no run has test/acc" in without.notes
+    apart = configurations(chosen())  # each strength a row: nothing is chosen
+    assert all(isinstance(cell, float) for cell in column(apart, "p") if cell != "baseline")
+    other = [run(value, seed=seed, label="GELU") for seed, value in enumerate([0.9, 0.7, 0.8])]
+    p = scipy.stats.ttest_rel([0.9, 0.7, 0.8], PLAIN).pvalue
+    found = dict(
+        zip(column(table := configurations([*chosen(), *other], spec), "label"), column(table, "p"), strict=True)
+    )
+    assert found == {"Jumpstart": "chosen by validation", "GELU": pytest.approx(p), "Baseline": "baseline"}
+
+
+def test_level_of_the_test_of_what_was_chosen() -> None:
+    """Techniques that are all alike: p below 0.05 in 5 % of sweeps, where validation itself would say so more often."""
+    source = random.Random(0)
+    sweeps, strengths, by_test, by_validation = 300, 16, 0, 0
+    for _ in range(sweeps):
+        runs = [
+            run(source.gauss(0, 1), seed=seed, label=label, strength=strength, best={"test/acc": source.gauss(0, 1)})
+            for label, count in (("Baseline", 1), ("Jumpstart", strengths))
+            for strength in range(count)
+            for seed in range(5)
+        ]
+        table = configurations(runs, TableSpec(by=["label"]))
+        row = table.rows[column(table, "label").index("Jumpstart")]
+        by_test += row[-1] < 0.05  # type: ignore[operator]
+        means = {s: [found.best["val/acc"] for found in runs[5 + 5 * s : 10 + 5 * s]] for s in range(strengths)}
+        baseline = [found.best["val/acc"] for found in runs[:5]]
+        by_validation += scipy.stats.ttest_rel(max(means.values(), key=fmean), baseline).pvalue < 0.05
+    # 0.05 and three standard errors of a share of 300.
+    assert abs(by_test / sweeps - 0.05) < 0.038
+    assert by_validation / sweeps > 0.088
+
+
+def test_survivors_get_no_star() -> None:
+    p = scipy.stats.ttest_rel(PENALISED, PLAIN).pvalue
+    assert display(configurations(techniques()))[1][0][-1] == f"{p:.3f}*"
+    failed = [*techniques(), run(0, seed=3, label="Jumpstart", status="failed", dataset="iris", depth=50)]
+    table = configurations(failed)
+    assert display(table)[1][0][-1] == f"{p:.3f} (survivors)"
+    assert "survivors only, no star: 1 of 4 seeds of Jumpstart failed" in table.notes
+    nan = [*techniques(), run(math.nan, seed=3, label="Baseline", dataset="iris", depth=50)]
+    assert column(configurations(nan), "p")[0] == f"{p:.3f} (survivors)", "of the baseline too; NaN is no end"
+    going_on = run(0, seed=3, label="Jumpstart", status="unfinished", dataset="wine", depth=50)
+    both = configurations([*failed, *techniques("wine"), going_on])
+    assert column(both, "p")[::2] == [f"{2 * p:.3f} (survivors)", pytest.approx(2 * p)]
+    assert "survivors only, no star: 1 of 4 seeds of iris, Jumpstart failed" in both.notes
+
+
+def test_runs_that_hyperband_has_ended_are_marked() -> None:
+    assert "ended early" not in configurations(techniques()).columns
+    runs = [run(0.1 * width, seed=seed, width=width, ended="early_terminate" if width == seed == 1 else "epochs")
+            for width in (1, 2) for seed in range(2)]  # fmt: skip
+    table = configurations(runs)
+    assert column(table, "ended early") == [None, "†"] and column(table, "n") == [2, 2]
+    assert "ended early by hyperband, in the numbers with the best epoch until then: 1 run" in table.notes
+    assert display(table)[0] == ["width", "n", "val/acc", "val/acc CI", "ended early"]
+
+
+def test_a_run_that_is_starting_changes_nothing() -> None:
+    runs = [dataclasses.replace(r, parameters={"depth": 50}, config={"dataset": "iris"}) for r in techniques()]
+    starting = dataclasses.replace(runs[0], seed=9, status="unfinished", config={}, best={}, last={})
+    before, after = configurations(runs), configurations([starting, *runs])
+    assert after.columns == [*before.columns[:2], "not finished", *before.columns[2:]]
+    assert [[*row[:2], *row[3:]] for row in after.rows] == before.rows
+    assert [note for note in after.notes if note not in before.notes] == [
+        "not in the numbers: 1 of 7 runs (1 unfinished)"
+    ]
+    unknown = configurations([*runs, dataclasses.replace(starting, status="finished", best={"val/acc": 0.5})])
+    assert unknown.rows == before.rows
+    assert "not in the numbers: 1 finished run of an unknown dataset" in unknown.notes
+    nowhere = configurations([dataclasses.replace(r, config={}) for r in runs])
+    assert nowhere.rows == before.rows, "where nobody knows the dataset, it is one"
+
+
+def test_planned_and_skipped_runs_are_counted() -> None:
+    runs = [
+        *techniques(),
+        *(run(0, seed=s, label="GELU", status="not begun", dataset="iris", depth=50) for s in range(3)),
+    ]
+    runs += [run(0, label="Baseline", status="skipped by a condition", dataset="wine", lr=0.1)]
+    table = configurations(runs)
+    assert column(table, "label") == ["Jumpstart", "Baseline", "GELU"] and column(table, "not finished") == [0, 0, 3]
+    assert "not in the numbers: 4 of 10 runs (3 not begun, 1 skipped by a condition)" in table.notes
+    assert "dataset" not in table.columns and "lr" not in table.columns, "what was skipped is no row"
 
 
 def test_what_the_label_decides_has_no_column() -> None:

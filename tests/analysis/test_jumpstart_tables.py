@@ -1,5 +1,6 @@
 """The tables of techniques over datasets, worked out by hand."""
 
+import itertools
 import math
 
 import pytest
@@ -93,9 +94,29 @@ def test_ranks() -> None:
     assert table.rows[:3] == [["iris", 1, 2, 2], ["seeds", 1, 2, 3], ["wine", 2, 1, 3]]
     assert table.rows[3] == ["mean rank", *(pytest.approx(x / 3) for x in (4, 5, 8))]
     assert table.rows[4] == ["mean rank, ties shared", *(pytest.approx(x / 3) for x in (4, 5.5, 8.5))]
-    assert any(note.startswith("Friedman's test") for note in table.notes)
+    assert "too few datasets for Friedman's test: 3 of at least 5" in table.notes
     two = ranks([found for found in sweep() if found.label != "GELU"])
     assert not any("Friedman" in note for note in two.notes)
+
+
+def test_pairs_only_where_ranks_differ_at_all() -> None:
+    names = ["Baseline", "Jumpstart", "GELU"]
+
+    def notes(orders: list[tuple[int, ...]]) -> str:
+        runs = [
+            run(order[place] / 10, label=label, dataset=str(index))
+            for index, order in enumerate(orders)
+            for place, label in enumerate(names)
+        ]
+        return "\n".join(ranks(runs).notes)
+
+    # All six orders of three techniques: their mean ranks are the same.
+    alike = notes(list(itertools.permutations((1, 2, 3))))
+    assert "with Iman and Davenport's F: p 1.000; so no two are said to differ" in alike and "Nemenyi" not in alike
+    # The difference of five rankings that agree is 3.314 sqrt(3 * 4 / (6 * 5)) / sqrt(2), by tables of the range.
+    agreed = notes([(1, 2, 3)] * 5)
+    assert "F: p <0.001; by Nemenyi's test mean ranks (ties shared) more than 1.48 apart differ" in agreed
+    assert "Friedman's test: 4 of at least 5" in notes([(1, 2, 3)] * 4)
 
 
 def test_best_strength_by_mean_validation() -> None:
@@ -114,6 +135,29 @@ def test_best_strength_by_mean_validation() -> None:
     shown = strengths(runs)
     assert [(row[2], row[6]) for row in shown.rows] == [(0.0, None), (0.01, "*"), (0.1, None)]
     assert shown.columns[:7] == ["dataset", "technique", "lambda", "n", "val/acc mean", "val/acc std", "best"]
+
+
+def test_best_strength_has_the_most_seeds() -> None:
+    accuracy = {0.01: [0.91, 0.9, 0.9], 0.1: [0.95], 1.0: [0.5, 0.5, 0.5]}
+    runs = [run(value, seed=seed, dataset="iris", technique__lambda=strength)
+            for strength, values in accuracy.items() for seed, value in enumerate(values)]  # fmt: skip
+    table = strengths(runs)
+    assert {row[1]: row[5] for row in table.rows} == {0.01: "*", 0.1: None, 1.0: None}
+    assert uci([*runs, *(run(0.1, label="GELU", dataset="iris", seed=s) for s in range(3))]).rows[0][2] == 0.01
+
+
+def test_runs_that_hyperband_has_ended_are_marked() -> None:
+    runs = [run(found.best["val/acc"], seed=found.seed, label=found.label, dataset=found.parameters["dataset"],
+                ended="early_terminate" if (found.label, found.seed) == ("GELU", 0) else "epochs", strength=found.seed)
+            for found in sweep()]  # fmt: skip
+    table = uci([found for found in runs if found.seed == 0])
+    marked = {row[1] for row in table.rows if row[-1] == "†"}
+    assert marked == {"GELU"} and table.columns[-1] == "ended early"
+    assert uci([found for found in runs if found.seed == 1]).columns == table.columns[:-1]
+    shown = strengths([found for found in runs if found.label == "GELU"], TableSpec(rows="strength"))
+    assert [row[-1] for row in shown.rows if row[0] == "iris"] == ["†", None, None]
+    counted = "ended early by hyperband, in the numbers with the best epoch until then: 3 runs"
+    assert counted in key_metrics(runs).notes and counted in win_draw_loss(runs).notes
 
 
 def test_uci_has_every_ratio() -> None:

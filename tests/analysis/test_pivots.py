@@ -37,6 +37,12 @@ def test_frontier_of_each_dataset_and_of_what_is_left() -> None:
         frontier(runs)
 
 
+def test_frontier_marks_runs_that_hyperband_has_ended() -> None:
+    runs = [run(0.5 + lam / 10, strength=lam, best={"sparsity/elements": 0.1}, ended=("epochs", "early_terminate")[lam])
+            for lam in (0, 1)]  # fmt: skip
+    assert column(frontier(runs), "ended early") == [None, "†"]
+
+
 def test_frontier_of_equals() -> None:
     runs = [run(0.5, strength=lam, best={"sparsity/elements": 0.1}) for lam in (1, 2)]
     assert column(frontier(runs), "frontier") == ["*", "*"]

@@ -108,7 +108,7 @@ def test_failures_are_told_and_retried(capsys: pytest.CaptureFixture[str], tmp_p
     (tmp_path / "wild.yaml").write_text(text.replace("depth: {value: 1}", "depth: {value: 3}"))
     done = Done(capsys, "sweep", "run", "wild.yaml", "--workers", "2")
     assert done.code == 1 and "1 of 2 runs have failed" in done.err.splitlines()[-1]
-    assert "regx sweep retry wild" in done.err and "Traceback" not in done.err
+    assert "regx sweep retry runs/wild" in done.err and "Traceback" not in done.err
     assert re.search(r"good +1 ", done.out) and "failed" in done.out
     again = Done(capsys, "sweep", "run", "wild.yaml")
     assert again.code == 1 and "nothing to do" in again.err
@@ -161,7 +161,7 @@ def test_sweeps_of_ones_own_are_listed_and_shown(
     monkeypatch.setenv("REGX_SWEEPS", str(own))
     monkeypatch.setattr(registry, "REGISTRY", type(registry.REGISTRY)("sweep", registry.HERE, "x", more=registry.rows))
     done = Done(capsys, "sweep", "list")
-    assert done.code == 0 and re.search(r"habits +rectangular +grid +2 +2 +Which one", done.out)
+    assert done.code == 0 and re.search(r"habits +2 x 2 seeds +Which one", done.out)
     assert "broken" in done.out and "cannot be read" in done.out and "quickstart" in done.out
     rows = json.loads(Done(capsys, "sweep", "list", "-f", "json").out)
     assert {"name": "habits", "summary": "Which one"}.items() <= next(r for r in rows if r["name"] == "habits").items()

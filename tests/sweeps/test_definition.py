@@ -259,7 +259,7 @@ def test_what_is_kept_is_what_was_read(tmp_path: Path) -> None:
     kept = registry.load(str(tmp_path / "kept"))
     again = plan.trials(kept, tmp_path / "runs")
     assert [item.options for item in again] == [item.options for item in plan.trials(sweep, tmp_path / "runs")]
-    assert yaml.safe_load((tmp_path / "kept" / "sweep.yaml").read_text()) == kept.document.value
+    assert yaml.safe_load((tmp_path / "kept" / ".sweep.yaml").read_text()) == kept.document.value
     assert kept.name == "kept" and registry.folder_of(kept, Path("x")) == tmp_path / "kept"
 
 

@@ -224,20 +224,6 @@ def test_offline_run_joins_its_sweep_when_synced(tmp_path: Path, monkeypatch: py
     assert [row["train/loss"] for row in run.history] == [0.5]
 
 
-# wandb 0.31 does not close the file of WANDB_SWEEP_PARAM_PATH.
-@pytest.mark.filterwarnings("ignore:unclosed file.*config-trial7.yaml:ResourceWarning")
-def test_trial_without_a_server_finds_its_parameters(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = {"lr": 1e-5, "name": "off", "layers": [1, 2], "opt": {"name": "sgd", "nesterov": None}}
-    for key, value in sweeps.environment(tmp_path / "new", given, sweep="abcd1234", run_id="trial7").items():
-        monkeypatch.setenv(key, value)
-    import wandb
-
-    run = wandb.init(mode="offline", dir=str(tmp_path))
-    assert {key: run.config[key] for key in given} == given
-    assert (run.id, run.sweep_id) == ("trial7", "abcd1234")
-    run.finish()
-
-
 def test_agents_work_a_grid_off(tmp_path: Path, server: Server) -> None:
     path = sweeps.create(grid(tmp_path, 4, do="slow"), project="p")
     work = Work(tmp_path, path, workers=2, gpus=["0", "1+2"])

@@ -11,13 +11,9 @@ import subprocess
 import sys
 import warnings
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, Literal, get_args
 
-import yaml
-
 from regx.errors import RunFailed, UserError, did_you_mean
-from regx.training.folder import write_atomically
 from regx.training.tracking.runs import need_server, reason
 
 State = Literal["pause", "resume", "stop", "cancel"]
@@ -111,24 +107,6 @@ def runs(path: str) -> list[dict[str, Any]]:
         ]
     except Exception as error:
         raise RunFailed(f"W&B did not give the runs of {path} ({reason(error)})") from None
-
-
-def environment(folder: Path, parameters: dict[str, Any], *, sweep: str, run_id: str) -> dict[str, str]:
-    """What a W&B agent sets for a trial: any program that calls `wandb.init` finds its parameters in `run.config`.
-
-    That holds offline and disabled too, without a key. An offline run keeps the sweep's id for `wandb sync`.
-
-    Args:
-        folder: where the file of parameters is written.
-        parameters: values by name; nested ones are kept.
-        sweep: id (not path) of the sweep.
-        run_id: identity of the trial.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    file = (folder / f"config-{run_id}.yaml").resolve()
-    values = {key: {"value": value} for key, value in parameters.items()}
-    write_atomically(file, yaml.safe_dump({"wandb_version": 1} | values, sort_keys=False))
-    return {"WANDB_SWEEP_ID": sweep, "WANDB_RUN_ID": run_id, "WANDB_SWEEP_PARAM_PATH": str(file)}
 
 
 def parts(path: str) -> tuple[str, str, str]:

@@ -74,6 +74,8 @@ def upload(
         "project": project,
         "entity": entity,
         "sweep": sweep,
+        "rows": len(rows),  # one that was ended early may have gone on
+        "ended": result.get("ended"),
     }
     receipt = folder / RECEIPT
     if _read(receipt).items() >= wanted.items():
@@ -82,7 +84,7 @@ def upload(
         raise UserError("is set, as in an agent's trial; unset it to upload a run", "WANDB_SWEEP_ID")
     need_server("the run folder is complete without it")
     url = _send(run_folder, rows, result, wanted, group, warn)
-    write_atomically(receipt, json.dumps(wanted | {"url": url, "rows": len(rows)}, indent=2) + "\n")
+    write_atomically(receipt, json.dumps(wanted | {"url": url}, indent=2) + "\n")
     return True
 
 
@@ -123,7 +125,9 @@ def _send(
                 run.log(rows[-1] | pictures, step=last, commit=True)
                 if run.starting_step > last and (lost := _lost(run, pictures)):
                     run.log({"epoch": last} | lost, commit=True)
-            run.summary.update(_summary(rows) | result.get("test", {}))
+            best = {"best/epoch": result["best"]["epoch"]} if result.get("best") else {}
+            told = best | {"ended": result.get("ended")}
+            run.summary.update(_summary(rows) | result.get("test", {}) | told)
             run.finish(exit_code=0 if result["status"] == "finished" else 1)
             return run.url
         except Exception as error:
