@@ -155,10 +155,10 @@ def start(where: Place, folder: Path, most: int, gpus_of_a_run: int) -> Engine:
     if where.engine == "slurm":
         from regx.sweeps.engines.slurm import SlurmEngine
 
-        own = {key: OWN[key](value) for key, value in where.slurm if key in OWN}
-        more = {key: value for key, value in where.slurm if key not in OWN}
-        needs = {key: int(value) for key, value in each.items()}
-        return SlurmEngine(folder / ".slurm", min(count or JOBS, most), **own, **needs, more=more)
+        own: dict[str, Any] = {key: OWN[key](value) for key, value in where.slurm if key in OWN}
+        own["more"] = {key: value for key, value in where.slurm if key not in OWN}
+        needs: dict[str, Any] = {key: int(value) for key, value in each.items()}
+        return SlurmEngine(folder / ".slurm", min(count or JOBS, most), **own, **needs)
     from regx.sweeps.engines.local import LocalEngine
 
     gpus = list(where.gpus) or visible_gpus(gpus_of_a_run)

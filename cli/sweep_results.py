@@ -58,7 +58,12 @@ def wanted(sweep: Sweep, names: list[str] | None = None, **changes: Any) -> list
                 raise UserError(f"{sweep.path}: a table has no option {key!r}{did_you_mean(key, fields)}")
         if name not in tables.TABLES:
             raise UserError(f"{sweep.path}: there is no table {name!r}{did_you_mean(name, tables.TABLES)}")
-        given = {"baseline": sweep.sidecar.baseline} | entry
+        # One name is a list of one.
+        entry = {
+            key: [value] if key in ("by", "metrics") and isinstance(value, str) else value
+            for key, value in entry.items()
+        }
+        given: dict[str, Any] = {"baseline": sweep.sidecar.baseline} | entry
         found.append((name, TableSpec(**given | {key: value for key, value in changes.items() if value is not None})))
     return found
 

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from regx import data
+from regx.data import check as check_data
 from regx.errors import RunFailed, UserError, did_you_mean
 from regx.sweeps import distributions, trial
 from regx.sweeps.definition import Sweep
@@ -123,7 +123,7 @@ def check(sweep: Sweep, found: list[Trial]) -> None:
     for item in found[::step]:
         config = item.config()
         try:
-            data.check(config.dataset, **config.data_options())
+            check_data(config.dataset, **config.data_options())
         except UserError as error:
             raise UserError(f"{sweep.path}: {item.describe()}: {error}") from None
         try:

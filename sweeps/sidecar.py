@@ -82,8 +82,8 @@ def _text(found: document.Document, key: str, value: Any) -> str:
 
 
 def _seeds(found: document.Document, key: str, value: Any) -> list[int]:
-    seeds = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
-    good = isinstance(seeds, list) and seeds and all(type(s) is int and 0 <= s < 2**32 for s in seeds)
+    seeds: list[Any] = list(range(value)) if type(value) is int else value if isinstance(value, list) else []
+    good = seeds and all(type(seed) is int and 0 <= seed < 2**32 for seed in seeds)
     if not good or len(set(seeds)) < len(seeds):
         found.fail(f"seeds: {value!r} is neither a number of seeds nor a list of different ones, as [1, 2, 3]", key)
     return seeds
