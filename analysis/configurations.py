@@ -258,9 +258,9 @@ def _against(
         if p is not None:
             ps[place] = p
             losers[place] = [found for found in (group, groups[other]) if any(e.lost for e in found.entries.values())]
-    words = {row[1] for row in cells}
     for place, p in zip(ps, holm(list(ps.values())), strict=True):
         cells[place][1] = f"{p_text(p)} (survivors)" if losers[place] else p
+    words = {row[1] for row in cells}
     notes = _test_notes(several, words, [len(names) for names in datasets], len(ps))
     return name, cells, [*notes, *of_chosen, *_survivors_note(losers)]
 
