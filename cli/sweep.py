@@ -19,10 +19,10 @@ from regx.errors import RunFailed, UserError
 from regx.sweeps import definition, document, plan, registry, trial, wandb_form
 from regx.sweeps.definition import Sweep
 from regx.sweeps.report import Report
+from regx.sweeps.trial import Trial
 
 if TYPE_CHECKING:
     from regx.sweeps.driver import Driver
-from regx.sweeps.trial import Trial
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -31,6 +31,8 @@ app = typer.Typer(
     rich_markup_mode="rich",
 )
 
+# More runs than this take seconds to list.
+LISTED_AT_ONCE = 10_000
 
 Wandb = Annotated[
     str,
@@ -86,7 +88,7 @@ def plan_(
     output.check_format(format)
     sweep = read(name, changes, seeds, run_cap)
     folder = registry.folder_of(sweep, run_dir)
-    refuse_endless(sweep)
+    most_runs(sweep)
     trials = known(sweep, folder)
     states = [plan.state(item)[0] for item in trials]
     if format == "json":
@@ -122,20 +124,17 @@ def _shown(value: Any) -> Any:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def refuse_endless(sweep: Sweep, *, yes: bool = True) -> None:
-    """Refuses what cannot even be listed, and asks before what takes long to."""
-    points = (sweep.points() or 0) * len(sweep.seeds())
-    if points > document.MOST_VALUES * 5:
-        raise UserError(f"{sweep.path}: {points:,} runs are more than can be listed; use method: random with run_cap")
-    if points > plan.MANY * 10 and not yes:
-        ask(sweep, points)
+def most_runs(sweep: Sweep) -> int:
+    """Runs before any condition; refuses what cannot even be listed."""
+    count = (sweep.points() or 0) * len(sweep.seeds())
+    if count > document.MOST_VALUES * 5:
+        raise UserError(f"{sweep.path}: {count:,} runs are more than can be listed; use method: random with run_cap")
+    return count
 
 
-def ask(sweep: Sweep, count: int) -> None:
+def ask(sweep: Sweep, runs: str) -> None:
     """Asks before very many runs are begun."""
-    if count <= plan.MANY:
-        return
-    text = f"{sweep.name} has {'up to ' if count > plan.MANY * 10 else ''}{count:,} runs"
+    text = f"{sweep.name} has {runs} runs"
     if not sys.stdin.isatty():
         raise UserError(f"{text}; say --yes to begin them all, or limit them with --run-cap or --set")
     typer.confirm(f"{text}; begin them all?", abort=True, err=True)
@@ -169,7 +168,10 @@ def run(
     output.check_format(format)
     where = sweep_engines.place(engine, workers, gpus, address, each, slurm)
     sweep = read(name, changes, seeds, run_cap)
-    refuse_endless(sweep, yes=yes)
+    most = most_runs(sweep)
+    if most > LISTED_AT_ONCE and not yes:
+        ask(sweep, f"up to {most:,}")
+        yes = True
     carry_out(sweep, run_dir, where, wandb, format, yes=yes)
 
 
@@ -182,8 +184,8 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
     folder = registry.folder_of(sweep, run_dir)
     sweep = _tracked(sweep, folder, wandb)
     trials = known(sweep, folder)
-    if not yes:
-        ask(sweep, len(trials))
+    if len(trials) > plan.MANY and not yes:
+        ask(sweep, f"{len(trials):,}")
     registry.keep(sweep, folder)
     driver = Driver(sweep, folder, trials)
     if driver.left():

@@ -18,26 +18,9 @@ from PIL import Image
 
 from regx.errors import UserError
 from regx.training.tracking import runs as tracking
+from tests.training.wandb_alone import private  # noqa: F401
 
 KEY = "0123456789abcdef" * 2 + "fedcba98"
-
-
-@pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No account, no settings and no running wandb service but the test's own."""
-    for variable in [key for key in os.environ if key.startswith("WANDB_") or key in ("NETRC", "XDG_CONFIG_HOME")]:
-        monkeypatch.delenv(variable)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.chdir(home)
-    yield
-    if "wandb" in sys.modules:
-        import wandb
-
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture

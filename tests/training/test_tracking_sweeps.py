@@ -17,6 +17,7 @@ from regx.errors import RunFailed, UserError
 from regx.training import tracking
 from regx.training.tracking import agents as crew
 from regx.training.tracking import sweeps
+from tests.training.wandb_alone import private  # noqa: F401
 from tests.wandb_server import KEY, Server, served
 
 # What `wandb agent` does, without the five seconds that it sleeps between trials.
@@ -57,24 +58,6 @@ with open(os.environ["REGX_TRIAL_LOG"], "a") as log:
     log.write(json.dumps(report) + chr(10))
 sys.exit(status == "failed")
 """
-
-
-@pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No account, no settings and no running wandb service but the test's own."""
-    for variable in [key for key in os.environ if key.startswith("WANDB_") or key in ("NETRC", "XDG_CONFIG_HOME")]:
-        monkeypatch.delenv(variable)
-    home = tmp_path / "home"
-    home.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.chdir(home)
-    yield
-    if "wandb" in sys.modules:
-        import wandb
-
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture

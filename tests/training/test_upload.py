@@ -17,6 +17,7 @@ from regx.errors import RunFailed, UserError
 from regx.training import tracking
 from regx.training.tracking import runs
 from regx.training.tracking.upload import upload
+from tests.training.wandb_alone import private  # noqa: F401
 from tests.wandb_server import KEY, Server, served
 
 ROWS = [
@@ -24,22 +25,6 @@ ROWS = [
     {"epoch": 2, "lr": 0.1, "train/loss": 0.25, "val/acc": 0.875},
     {"epoch": 4, "lr": 0.05, "train/loss": 0.5, "val/acc": 0.75, "val/r2": float("nan")},
 ]
-
-
-@pytest.fixture(autouse=True)
-def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """No account, no settings and no running wandb service but the test's own."""
-    for variable in [key for key in os.environ if key.startswith("WANDB_") or key in ("NETRC", "XDG_CONFIG_HOME")]:
-        monkeypatch.delenv(variable)
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("WANDB_ERROR_REPORTING", "false")
-    monkeypatch.chdir(tmp_path)
-    yield
-    if "wandb" in sys.modules:
-        import wandb
-
-        wandb.teardown()
-    os.environ.pop("WANDB_SERVICE", None)
 
 
 @pytest.fixture
