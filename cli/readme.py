@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from regx.cli.listing import REGISTRIES
+from regx.sweeps.registry import HERE as SHIPPED
 from regx.sweeps.registry import REGISTRY as SWEEPS
 from regx.training.config import RunConfig
 from regx.training.experiments import EXPERIMENTS
@@ -19,6 +20,8 @@ def table(name: str) -> str:
         return _options(EXPERIMENTS[name.removesuffix(" options")])
     registry = SWEEPS if name == "sweeps" else REGISTRIES[name]
     infos = list(registry.rows.values())
+    if name == "sweeps":  # and none of the writer's own
+        infos = [info for info in infos if (SHIPPED / f"{info.name}.yaml").is_file()]
     facts = list(dict.fromkeys(key for info in infos for key in info.facts))
     rows = [[f"`{info.name}`", *(_cell(info.facts.get(key)) for key in facts), info.summary] for info in infos]
     return _markdown(["name", *(fact.replace("_", " ") for fact in facts), "what it is"], rows)

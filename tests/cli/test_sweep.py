@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from regx.cli import listing
 from regx.sweeps import driver, registry
 from tests.cli.done import Done
 
@@ -160,6 +161,7 @@ def test_sweeps_of_ones_own_are_listed_and_shown(
     (own / "broken.yaml").write_text("method: grid\n")
     monkeypatch.setenv("REGX_SWEEPS", str(own))
     monkeypatch.setattr(registry, "REGISTRY", type(registry.REGISTRY)("sweep", registry.HERE, "x", more=registry.rows))
+    monkeypatch.setattr(listing, "SWEEPS", registry.REGISTRY)
     done = Done(capsys, "sweep", "list")
     assert done.code == 0 and re.search(r"habits +2 x 2 seeds +Which one", done.out)
     assert "broken" in done.out and "cannot be read" in done.out and "quickstart" in done.out
