@@ -17,8 +17,6 @@ from regx.training.options import REGULARIZER, options_of
 
 # A metric that each run has under a name of its own: the validation metric that it is judged by, and the same of test.
 MONITORED, TESTED = "monitored", "tested"
-# Why hyperband has ended a run, in its result.json.
-EARLY = "early_terminate"
 # Status of a W&B run of which nothing was trained, as the sweep's conditions leave it out.
 SKIPPED = "skipped by a condition"
 

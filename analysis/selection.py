@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-from regx.analysis.runs import EARLY, MONITORED, Run, identity, placed, varying
+from regx.analysis.runs import MONITORED, Run, identity, placed, varying
 from regx.analysis.statistics import DIGITS
 from regx.analysis.table import counted
+from regx.training.folder import PRUNED
 
 
 @dataclass(frozen=True)
@@ -31,7 +32,7 @@ class Entry:
     @property
     def mark(self) -> str | None:
         """† where hyperband has ended a run that is in the numbers."""
-        return "†" if any(run.ended == EARLY for run in self.runs) else None
+        return "†" if any(run.ended == PRUNED for run in self.runs) else None
 
     def by_seed(self, metric: str) -> dict[int | None, float]:
         """A metric of every seed that has it; of runs that repeat a seed, the mean."""

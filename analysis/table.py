@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from regx.analysis.runs import EARLY, Run, placed
+from regx.analysis.runs import Run, placed
 from regx.analysis.statistics import spread
 from regx.errors import RunFailed, UserError
+from regx.training.folder import PRUNED
 
 Cell = str | float | int | None
 
@@ -120,7 +121,7 @@ def missing_notes(runs: Sequence[Run]) -> list[str]:
     blank = [run.monitor for run in grouped if run.value(run.monitor) is None]
     if blank:
         notes.append(f"not in the numbers: {counted(len(blank), 'finished run')} whose {blank[0]} is NaN or infinite")
-    if early := sum(run.ended == EARLY for run in grouped):
+    if early := sum(run.ended == PRUNED for run in grouped):
         notes.append(
             f"ended early by hyperband, in the numbers with the best epoch until then: {counted(early, 'run')}"
         )

@@ -18,8 +18,7 @@ def table(name: str) -> str:
     """The Markdown table called `name`: a registry (`datasets`) or an experiment's options (`rectangular options`)."""
     if name.endswith(" options"):
         return _options(EXPERIMENTS[name.removesuffix(" options")])
-    registry = SWEEPS if name == "sweeps" else REGISTRIES[name]
-    infos = list(registry.rows.values())
+    infos = list((REGISTRIES | {"sweeps": SWEEPS})[name].rows.values())
     if name == "sweeps":  # and none of the writer's own
         infos = [info for info in infos if (SHIPPED / f"{info.name}.yaml").is_file()]
     facts = list(dict.fromkeys(key for info in infos for key in info.facts))

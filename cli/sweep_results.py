@@ -102,7 +102,8 @@ def print_tables(
     complete = all(run.finished for run in found)
     labels = {run.label for run in found if run.finished}
     for name, spec in specs:
-        if not complete and spec.baseline == sweep.sidecar.baseline and spec.baseline not in labels:
+        named = spec.baseline is not None and "=" not in spec.baseline
+        if named and not complete and spec.baseline == sweep.sidecar.baseline and spec.baseline not in labels:
             spec = dataclasses.replace(spec, baseline=None)
         try:
             made.append(tables.make(name, found, spec))

@@ -15,7 +15,6 @@ from typing import Any, Literal
 
 from regx.errors import UserError, did_you_mean
 from regx.sweeps import distributions, document, sidecar
-from regx.sweeps.conditions import Condition
 from regx.sweeps.distributions import Distribution
 from regx.sweeps.document import Document
 from regx.sweeps.hyperband import Hyperband
@@ -104,14 +103,22 @@ class Sweep:
         return list(self.sidecar.seeds) or [None]
 
 
-def read(path: Path, changes: dict[str, Any] | None = None, *, name: str | None = None, **more: Any) -> Sweep:
+def read(
+    path: Path,
+    changes: dict[str, Any] | None = None,
+    *,
+    name: str | None = None,
+    seeds: list[int] | None = None,
+    run_cap: int | None = None,
+) -> Sweep:
     """Reads and checks a sweep's file and the sidecar beside it.
 
     Args:
         path: the file.
         changes: parameter -> what stands in its place: a value, or a list of values of a grid.
         name: of the sweep (default: the file's).
-        more: fields of the sidecar that replace its own (`seeds`), and `run_cap`.
+        seeds: in the place of the sidecar's.
+        run_cap: in the place of the file's.
 
     Raises:
         UserError: with file, line, reason and what would work.
@@ -121,7 +128,6 @@ def read(path: Path, changes: dict[str, Any] | None = None, *, name: str | None 
         found.fail("holds no `key: value` lines")
     beside = sidecar.beside(path)
     notes = sidecar.read(beside)
-    run_cap = more.pop("run_cap", None)
     if run_cap is not None:
         found.value["run_cap"] = run_cap
     for key in found.value:
@@ -129,6 +135,7 @@ def read(path: Path, changes: dict[str, Any] | None = None, *, name: str | None 
             _unknown(found, key)
     experiment, told = _experiment(found)
     notes = dataclasses.replace(notes, where=notes.where + told.where, when=notes.when | told.when)
+    notes = notes if seeds is None else dataclasses.replace(notes, seeds=seeds)
     options = options_of_experiment(experiment)
     _check_shapes(found, found.value.get("parameters"), ("parameters",))
     for key, value in (changes or {}).items():
@@ -142,7 +149,7 @@ def read(path: Path, changes: dict[str, Any] | None = None, *, name: str | None 
         run_cap=_run_cap(found),
         early=_early(found),
         parameters=_parameters(found, options),
-        sidecar=dataclasses.replace(notes, **{key: value for key, value in more.items() if value is not None}),
+        sidecar=notes,
         document=found,
     )
     _check_method(found, sweep)
@@ -192,7 +199,7 @@ def _experiment(found: Document) -> tuple[str, Sidecar]:
     if not rest or rest[0] not in EXPERIMENTS:
         named = rest[0] if rest else ""
         found.fail(f"the command names no experiment: {named!r}{did_you_mean(named, EXPERIMENTS)}", "command")
-    own = {"--where": [], "--when": [], "--sweep": []}
+    own: dict[str, list[str]] = {"--where": [], "--when": [], "--sweep": []}
     words = iter(rest[1:])
     given = []
     for word in words:
@@ -205,9 +212,7 @@ def _experiment(found: Document) -> tuple[str, Sidecar]:
         found.fail(f"{given[0]!r} in the command: write it under parameters, as {option}: {{value: ...}}", "command")
     if not any(word.startswith("${args") for word in rest):
         found.fail('the command hands no parameters on; add "${args_json_file}"', "command")
-    pairs = [text.partition(":") for text in own["--when"]]
-    when = {name.strip(): Condition(text.strip()) for name, _, text in pairs}
-    return rest[0], Sidecar(where=[Condition(text) for text in own["--where"]], when=when)
+    return rest[0], Sidecar(**sidecar.conditions(own["--where"], own["--when"]))
 
 
 def _check_shapes(found: Document, values: Any, place: document.Place) -> None:
@@ -282,6 +287,11 @@ def _metric(found: Document) -> Metric | None:
         goal = "minimize"
     if goal not in ("minimize", "maximize"):
         found.fail(f"goal: {goal!r} is neither minimize nor maximize", "metric", "goal")
+    if value.get("impute", "worst") != "worst":
+        found.fail("impute: a failed run counts as the worst; leave it out, or write worst", "metric", "impute")
+    if value.get("impute_while_running", "false") not in ("false", False):
+        key = "impute_while_running"
+        found.fail(f"{key}: running runs have no value yet; leave it out", "metric", key)
     target = value.get("target")
     if target is not None and type(target) not in (int, float):
         found.fail(f"target: {target!r} is no number", "metric", "target")

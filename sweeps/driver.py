@@ -24,9 +24,9 @@ from regx.sweeps import distributions, plan, suggest, work
 from regx.sweeps.definition import Sweep
 from regx.sweeps.engines import Engine, Progress
 from regx.sweeps.report import Report
-from regx.sweeps.trial import PRUNED, Trial
+from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
-from regx.training.folder import RunFolder, to_json, write_atomically
+from regx.training.folder import PRUNED, RunFolder, to_json, write_atomically
 
 # A worker takes no more work after errors of so many different trials in a row, which go back to the others.
 ERRORS_IN_A_ROW = 5
@@ -89,6 +89,7 @@ class Driver:
                 (begun if status == plan.UNFINISHED else new).append(item)
         self._queue.extend([*begun, *new])
         self.report.found = self.report.finished
+        self._judge_metric()
 
     def run(self, engine: Engine, watch: Callable[[Report], None]) -> Report:
         """Works until nothing is left to do, or somebody stops it.
@@ -104,11 +105,10 @@ class Driver:
                     self._fill()
                     self._show()
                     if not report.running and (report.ended or not self.left()):
-                        if self._lacking and not self._values:
-                            report.ended, report.why = "metric", self._lacking[0]
                         return report
                     for event in self.engine.wait(POLL):
                         self._happened(event)
+                    self._judge_metric()
                     stop = self.folder / STOP
                     if not report.ended and stop.is_file() and stop.stat().st_mtime > self._start:
                         self._on_signal()
@@ -289,8 +289,6 @@ class Driver:
         if value is None:
             known = ", ".join(sorted(name for name in event.row if name.startswith("val/") and "/jr/" not in name))
             self._lacking.append(f"{item.describe()} has not logged the metric {key!r}; it has logged {known}")
-            if len(self._lacking) == LACKING and not self._values:
-                report.ended = "metric"
             return
         if math.isnan(value):
             return
@@ -300,6 +298,13 @@ class Driver:
             report.best = (item, value)
         if metric and metric.target is not None and not metric.better(metric.target, value):
             report.ended = report.ended or "target"
+
+    def _judge_metric(self) -> None:
+        """Ends a sweep whose metric no run logs: after a few runs, or with the last one."""
+        report = self.report
+        over = not self.left() and not report.running
+        if self._lacking and not self._values and not report.ended and (over or len(self._lacking) >= LACKING):
+            report.ended, report.why = "metric", self._lacking[0]
 
     def _monitor(self, event: Outcome) -> str:
         return "val/acc" if "val/acc" in event.row else "val/r2"

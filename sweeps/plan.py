@@ -15,7 +15,7 @@ from regx.errors import RunFailed, UserError, did_you_mean
 from regx.sweeps import distributions, trial
 from regx.sweeps.definition import Sweep
 from regx.sweeps.trial import Trial
-from regx.training.folder import RunFolder
+from regx.training.folder import PRUNED, RunFolder
 
 # Every how many of a long list of trials one is checked as a whole before anything runs.
 CHECKED = 2000
@@ -130,9 +130,9 @@ def check(sweep: Sweep, found: list[Trial]) -> None:
             trial.check_metric(item, config)
         except UserError as error:
             sweep.document.fail(error.message, "metric", "name")
-        if sweep.early and sweep.early.bands[0] * config.log_every >= config.epochs:
+        rows = len({1, config.epochs, *range(config.log_every, config.epochs, config.log_every)})
+        if sweep.early and sweep.early.bands[0] >= rows:
             first = f"first looks at row {sweep.early.bands[0]}"
-            rows = -(-config.epochs // config.log_every)
             sweep.document.fail(f"hyperband {first} of a run's log, which has {rows}", "early_terminate")
     labels = {item.label for item in found}
     baseline = sweep.sidecar.baseline
@@ -152,7 +152,7 @@ def state(item: Trial) -> tuple[str, dict[str, Any]]:
     result = folder.read_result()
     if result is None:
         return (UNFINISHED if folder.last.is_file() else NEW), {}
-    if result.get("ended") == trial.PRUNED and item.early is None:
+    if result.get("ended") == PRUNED and item.early is None:
         return UNFINISHED, {}
     return result["status"], result
 

@@ -50,6 +50,15 @@ class Sidecar:
         return {key: value for key, value in found.items() if value not in ("", [], {}, None)}
 
 
+def conditions(where: list[str], when: list[str]) -> dict[str, Any]:
+    """The fields `where` and `when` of conditions as they stand in a command: `depth < 3`, `momentum: lr > 0.1`."""
+    pairs = [text.partition(":") for text in when]
+    return {
+        "where": [Condition(text) for text in where],
+        "when": {name.strip(): Condition(text.strip()) for name, _, text in pairs},
+    }
+
+
 def beside(path: Path) -> Path:
     """The sidecar of a sweep's file."""
     return path.with_name(path.name.removesuffix(path.suffix) + SUFFIX)

@@ -23,16 +23,14 @@ from regx.sweeps.sidecar import Sidecar
 from regx.training import launch
 from regx.training.config import RunConfig
 from regx.training.experiments import EXPERIMENTS, from_dict
+from regx.training.folder import PRUNED, RunFolder, to_json, write_atomically
 from regx.training.options import options_of
 
 if TYPE_CHECKING:
     from regx.training.experiment import Observer
-    from regx.training.folder import RunFolder
 
 # What a run folder of a sweep holds besides a run's own files.
 FILE = "trial.json"
-# The end that hyperband puts to a run; one that ended so goes on where hyperband is asked for no more.
-PRUNED = "early_terminate"
 # Seconds between two looks at the other runs, for hyperband.
 ASK_EVERY = 5.0
 # Seconds between two looks at the processes of a run.
@@ -112,8 +110,6 @@ class Trial:
         Raises:
             RunFailed: it cannot be written.
         """
-        from regx.training.folder import to_json, write_atomically
-
         path, text = self.place() / FILE, to_json(self.note())
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -238,13 +234,12 @@ def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, An
         RunFailed: it cannot be carried out here; `regx.training.folder.InUse` while another process trains it.
     """
     from regx.training import experiment
-    from regx.training.folder import RunFolder
 
     config = trial.config()
     folder = RunFolder(trial.place())
     trial.leave_note()
     result = folder.read_result()
-    if result is not None and result.get("ended") == PRUNED and trial.early is None:
+    if result is not None and result.get("ended") == PRUNED and trial.early is None:  # it goes on
         folder.result.unlink()
     if launch.processes(config.devices) > 1:
         return _launch(config, folder, trial)
@@ -255,8 +250,6 @@ def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, An
 
 def _launch(config: RunConfig, folder: RunFolder, trial: Trial) -> dict[str, Any]:
     """Trains in several processes, which a command of its own starts: their launcher wants to be a main program."""
-    from regx.training.folder import write_atomically
-
     if trial.early:
         raise UserError("early_terminate is for runs of one process", "devices")
     with folder.held():  # or somebody else trains it

@@ -7,8 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from regx.errors import RunFailed, UserError
-from regx.sweeps import trial
-from regx.sweeps.conditions import Condition
+from regx.sweeps import sidecar, trial
 from regx.sweeps.definition import KEYS, Sweep
 from regx.sweeps.sidecar import Sidecar
 
@@ -67,10 +66,7 @@ def read_trial(
         raise UserError(f"{file} is not JSON: {error}") from None
     if not isinstance(given, dict):
         raise UserError(f"{file} holds no parameters")
-    pairs = [text.partition(":") for text in when]
-    notes = Sidecar(
-        where=[Condition(text) for text in where], when={name.strip(): Condition(text) for name, _, text in pairs}
-    )
+    notes = Sidecar(**sidecar.conditions(where, when))
     parameters = _unnested(given)
     telling = tuple(name for name in parameters if name != "seed")
     try:

@@ -39,6 +39,10 @@ from regx.training.config import RunConfig
 CHECKPOINT_FORMAT = 3
 
 
+# What `ended` of result.json says of a run that a sweep's hyperband has ended.
+PRUNED = "early_terminate"
+
+
 class InUse(RunFailed):
     """Another process is running in the folder."""
 

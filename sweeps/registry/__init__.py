@@ -63,10 +63,17 @@ def find(name: str) -> Path:
     raise UserError(f"no sweep is called {name!r}{near} (see `regx sweep list`)")
 
 
-def load(name: str, changes: dict[str, Any] | None = None, **more: Any) -> Sweep:
+def load(
+    name: str,
+    changes: dict[str, Any] | None = None,
+    *,
+    seeds: list[int] | None = None,
+    run_cap: int | None = None,
+) -> Sweep:
     """Reads and checks a sweep; arguments as of `find` and `regx.sweeps.definition.read`."""
     path = find(name)
-    return definition.read(path, changes, name=path.resolve().parent.name if path.name == KEPT else None, **more)
+    own = path.resolve().parent.name if path.name == KEPT else None
+    return definition.read(path, changes, name=own, seeds=seeds, run_cap=run_cap)
 
 
 def folder_of(sweep: Sweep, run_dir: Path) -> Path:

@@ -90,6 +90,18 @@ BAD = [
     ("set twice", HEAD + "  depth: {values: [1]}\n  a: {values: [{depth: 2}]}\n", 7, "'depth' is also set by 'depth'"),
     ("bundle with a misspelt option", HEAD + "  a:\n    values:\n      - {lamda: 1}\n", 8, "did you mean 'lambda'?"),
     ("a label twice", HEAD + "  a: {values: [{label: x}, {label: x, lr: 1}]}\n", 6, "given to several values"),
+    (
+        "what would be ignored",
+        HEAD.replace("maximize}", "maximize, impute: best}"),
+        3,
+        "a failed run counts as the worst",
+    ),
+    (
+        "hyperband after the last row",
+        HEAD + "  epochs: {value: 4}\nearly_terminate: {type: hyperband, min_iter: 4}\n",
+        7,
+        "first looks at row 4 of a run's log, which has 4",
+    ),
     ("no command", "method: grid\nparameters: {depth: {value: 1}}\n", 1, "a sweep says what it runs"),
     (
         "another program",

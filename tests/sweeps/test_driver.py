@@ -240,6 +240,15 @@ def test_a_metric_that_no_run_logs_ends_the_sweep_after_a_few(tmp_path: Path) ->
     report = drive(sweep_of(tmp_path, GRID.replace("val/acc", "train/top5_acc")), tmp_path / "runs", engine)
     assert report.ended == "metric" and len(engine.carried_out) == driver.LACKING
     assert "has not logged the metric 'train/top5_acc'; it has logged val/acc" in report.why
+    again = Driver(sweep_of(tmp_path), tmp_path / "runs", plan.trials(sweep_of(tmp_path), tmp_path / "runs"))
+    assert again.report.ended == "", "another metric, which the runs have"
+
+
+def test_the_last_run_shows_that_the_metric_is_never_logged(tmp_path: Path) -> None:
+    sweep = sweep_of(tmp_path, GRID.replace("val/acc", "train/top5_acc").replace("[1, 2, 3]", "[1]"))
+    for engine in (Scripted(1), Scripted(1)):  # the second time nothing is left to be done
+        report = drive(sweep, tmp_path / "runs", engine)
+        assert (report.ended, report.finished) == ("metric", 2) and "top5_acc" in report.why
 
 
 def test_one_run_without_the_metric_does_not_end_the_sweep(tmp_path: Path) -> None:

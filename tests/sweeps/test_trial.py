@@ -11,7 +11,7 @@ from regx.errors import UserError
 from regx.sweeps import definition, plan, trial, work
 from regx.sweeps.hyperband import Hyperband
 from regx.sweeps.trial import Trial
-from regx.training.folder import InUse, RunFolder
+from regx.training.folder import PRUNED, InUse, RunFolder
 from tests.training.silent import Silent
 
 SWEEP = """\
@@ -41,7 +41,7 @@ def logged(folder: Path) -> list[int]:
 def test_hyperband_ends_the_worst_and_without_it_they_go_on(tmp_path: Path) -> None:
     found = trials(tmp_path)
     ended = [trial.carry_out(item, Silent(), argv=[])["ended"] for item in found]
-    assert ended == ["epochs", "epochs", trial.PRUNED] or ended == ["epochs", trial.PRUNED, trial.PRUNED]
+    assert ended == ["epochs", "epochs", PRUNED] or ended == ["epochs", PRUNED, PRUNED]
     worst = found[2]
     # At the band of two rows, by the rule itself.
     histories = [trial.read_history(item.place(), "val/loss") for item in found]
