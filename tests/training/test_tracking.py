@@ -1,6 +1,5 @@
 """The tracker against the real wandb client: what lands on disk, what reaches a server, and what cannot hurt a run."""
 
-import gzip
 import json
 import os
 import socket
@@ -8,8 +7,6 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +15,9 @@ from PIL import Image
 
 from regx.errors import UserError
 from regx.training.tracking import runs as tracking
-from tests.training.wandb_alone import private  # noqa: F401
+from tests.wandb_server import KEY, Server
 
-KEY = "0123456789abcdef" * 2 + "fedcba98"
+pytestmark = pytest.mark.usefixtures("private")
 
 
 @pytest.fixture
@@ -239,7 +236,7 @@ def test_settings_file_mode_holds_for_auto(tmp_path: Path, warnings: list[str]) 
     assert start(tmp_path, warnings, "auto").mode == "disabled"
 
 
-def test_login_is_described_as_auto_would_act(monkeypatch: pytest.MonkeyPatch, server: "Server") -> None:
+def test_login_is_described_as_auto_would_act(monkeypatch: pytest.MonkeyPatch, server: Server) -> None:
     assert tracking.describe_login() == f"online at {server.url}"
     import wandb
 
@@ -325,87 +322,6 @@ def test_probe_ends_in_time_whatever_the_name_server_does(monkeypatch: pytest.Mo
     release.set()
 
 
-class Server(ThreadingHTTPServer):
-    """As much of a W&B server as a client needs to send one run; remembers what it was sent."""
-
-    def __init__(self, status: int = 200) -> None:
-        super().__init__(("127.0.0.1", 0), Answer)
-        self.status = status
-        self.url = f"http://127.0.0.1:{self.server_address[1]}"
-        self.history: list[dict[str, Any]] = []
-        self.upserts: list[dict[str, Any]] = []
-        self.uploads: dict[str, bytes] = {}
-        self.exit_code: int | None = None
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Stays quiet when a client hangs up."""
-
-
-class Answer(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
-
-    @property
-    def wandb(self) -> Server:
-        assert isinstance(self.server, Server)
-        return self.server
-
-    def log_message(self, format: str, *args: Any) -> None:
-        pass
-
-    def do_PUT(self) -> None:
-        self.wandb.uploads[self.path.removeprefix("/put/")] = self.body()
-        self.reply({})
-
-    def do_POST(self) -> None:
-        body = self.body()
-        if self.wandb.status != 200:
-            self.reply({"errors": [{"message": "no"}]}, self.wandb.status)
-        elif self.path == "/graphql":
-            self.reply({"data": self.graphql(json.loads(body))})
-        elif self.path.endswith("/file_stream"):
-            sent = json.loads(body)
-            lines = sent.get("files", {}).get("wandb-history.jsonl", {}).get("content", [])
-            self.wandb.history += [json.loads(line) for line in lines]
-            self.wandb.exit_code = sent.get("exitcode", self.wandb.exit_code)
-            self.reply({"exitcode": None, "limits": {}})
-        else:
-            self.reply({})
-
-    def graphql(self, request: dict[str, Any]) -> dict[str, Any]:
-        values = request.get("variables") or {}
-        if "upsertBucket" in request["query"]:
-            self.wandb.upserts.append(values)
-            project = {"id": "p", "name": values["project"], "entity": {"id": "e", "name": "lab"}}
-            bucket = {"id": "b", "name": values["name"], "displayName": "d", "config": "{}", "project": project}
-            return {"upsertBucket": {"bucket": bucket | {"historyLineCount": 0}, "inserted": True}}
-        if "createRunFiles" in request["query"]:
-            files = [{"name": name, "uploadUrl": f"{self.wandb.url}/put/{name}"} for name in values["files"]]
-            return {"createRunFiles": {"runID": "b", "uploadHeaders": [], "files": files}}
-        return {"model": None, "viewer": {"id": "u", "entity": "lab", "username": "u", "flags": "{}"}}
-
-    def body(self) -> bytes:
-        body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
-        return gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body
-
-    def reply(self, answer: dict[str, Any], status: int = 200) -> None:
-        body = json.dumps(answer).encode()
-        self.send_response(status)
-        self.send_header("Content-Type", "application/json")
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body)
-
-
-@pytest.fixture
-def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with Server() as server:
-        threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
-        monkeypatch.setenv("WANDB_BASE_URL", server.url)
-        monkeypatch.setenv("WANDB_API_KEY", KEY)
-        yield server
-        server.shutdown()
-
-
 def assert_no_key(folder: Path) -> None:
     files = [file for file in folder.rglob("*") if file.is_file()]
     assert files
@@ -420,11 +336,11 @@ def test_online_run_reaches_the_server(tmp_path: Path, warnings: list[str], serv
     tracker.summary({"best/epoch": 1})
     tracker.finish(0)
     assert (warnings, tracker.sync_hint) == ([], None)
-    assert [(row["epoch"], row["train/loss"]) for row in server.history] == [(0, 0.75), (1, 0.25)]
-    assert json.loads(server.upserts[0]["config"])["lambda"] == {"value": 0.01}
-    summary = json.loads(server.uploads["wandb-summary.json"])
-    assert (summary["train/loss"], summary["best/epoch"]) == ({"min": 0.25}, 1)
-    assert server.exit_code == 0
+    run = server.runs["a1b2"]
+    assert [(row["epoch"], row["train/loss"]) for row in run.history] == [(0, 0.75), (1, 0.25)]
+    assert run.config["lambda"] == {"value": 0.01}
+    assert (run.summary["train/loss"], run.summary["best/epoch"]) == ({"min": 0.25}, 1)
+    assert run.exit_code == 0
     assert_no_key(tmp_path / "run")
 
 

@@ -6,7 +6,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,9 @@ from regx.errors import RunFailed, UserError
 from regx.training import tracking
 from regx.training.tracking import agents as crew
 from regx.training.tracking import sweeps
-from tests.training.wandb_alone import private  # noqa: F401
 from tests.wandb_server import KEY, Server, served
+
+pytestmark = pytest.mark.usefixtures("private")
 
 # What `wandb agent` does, without the five seconds that it sleeps between trials.
 LAUNCHER = """
@@ -58,13 +58,6 @@ with open(os.environ["REGX_TRIAL_LOG"], "a") as log:
     log.write(json.dumps(report) + chr(10))
 sys.exit(status == "failed")
 """
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with served() as server:
-        use(server, tmp_path, monkeypatch)
-        yield server
 
 
 def use(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +16,15 @@ from regx.errors import RunFailed, UserError
 from regx.training import tracking
 from regx.training.tracking import runs
 from regx.training.tracking.upload import upload
-from tests.training.wandb_alone import private  # noqa: F401
-from tests.wandb_server import KEY, Server, served
+from tests.wandb_server import KEY, Server
+
+pytestmark = pytest.mark.usefixtures("private")
 
 ROWS = [
     {"epoch": 1, "lr": 0.1, "train/loss": 0.75, "val/acc": 0.5},
     {"epoch": 2, "lr": 0.1, "train/loss": 0.25, "val/acc": 0.875},
     {"epoch": 4, "lr": 0.05, "train/loss": 0.5, "val/acc": 0.75, "val/r2": float("nan")},
 ]
-
-
-@pytest.fixture
-def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
-    with served() as server:
-        for key, value in server.environment(tmp_path / "home").items():
-            monkeypatch.setenv(key, value)
-        yield server
 
 
 def ended(folder: Path, id: str = "a1b2", status: str = "finished", **more: Any) -> Path:

@@ -1,4 +1,4 @@
-"""A fixture for tests of tracking: W&B as it is on a machine where nobody has ever used it."""
+"""Fixtures for tests of tracking: W&B as it is on a machine where nobody has ever used it, and a server for it."""
 
 import os
 import sys
@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from tests.wandb_server import Server, served
 
-@pytest.fixture(autouse=True)
+
+@pytest.fixture
 def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """No account, no settings and no running wandb service but the test's own."""
     for variable in [key for key in os.environ if key.startswith("WANDB_") or key in ("NETRC", "XDG_CONFIG_HOME")]:
@@ -24,3 +26,12 @@ def private(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
         wandb.teardown()
     os.environ.pop("WANDB_SERVICE", None)
+
+
+@pytest.fixture
+def server(private: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    """A server on loopback, to which an account leads."""
+    with served() as found:
+        for key, value in found.environment(tmp_path / "home").items():
+            monkeypatch.setenv(key, value)
+        yield found
