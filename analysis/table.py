@@ -12,6 +12,7 @@ from typing import Any, Literal
 from regx.analysis.runs import Run, placed
 from regx.analysis.statistics import spread
 from regx.errors import RunFailed, UserError
+from regx.training import log_keys
 from regx.training.folder import PRUNED
 
 Cell = str | float | int | None
@@ -73,8 +74,7 @@ def is_minimised(metric: str, goal: str | None = None) -> bool:
         raise UserError(f"{goal!r} is not among maximize, minimize", "goal")
     if goal:
         return goal == "minimize"
-    words = metric.rpartition("/")[2].split("_")
-    return any(word in ("loss", "rmse", "mae", "dead", "deathness", "linear", "linearity", "left") for word in words)
+    return not log_keys.rises(metric)
 
 
 def counted(number: int, noun: str) -> str:

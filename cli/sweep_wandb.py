@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import shlex
@@ -207,8 +208,6 @@ def trial(
 def _trial(
     experiment: str, parameters: Path, name: str, where: list[str] | None, when: list[str] | None, run_dir: Path
 ) -> str:
-    from dataclasses import replace
-
     if experiment not in EXPERIMENTS:
         raise UserError(f"{experiment!r} is no experiment; known: {', '.join(EXPERIMENTS)}")
     made = wandb_form.read_trial(experiment, parameters, name, run_dir / name, where or [], when or [])
@@ -219,7 +218,7 @@ def _trial(
         print("a condition of the sweep leaves this run out", file=sys.stderr)
         upload.skip(dict(json.loads(parameters.read_text())), run_dir / name)
         return "skipped"
-    item = replace(made, settings={"wandb": "auto"})
+    item = dataclasses.replace(made, settings={"wandb": "auto"})
     with progress.observer() as observer:
         before = plan.state(item)[0]
         result = trial.carry_out(item, observer, argv=sys.argv)

@@ -432,9 +432,8 @@ class RunConfig:
     def data_options(self) -> dict[str, Any]:
         """The dataset's options, as `regx.data.create` takes them."""
         names = [option.name for option in (*DATA_OPTIONS, *IMAGE_OPTIONS) if option.name != "seed"]
-        toy = [] if "n_samples" in names else ["n_samples", "noise"]
         seed = self.seed if self.data_seed is None else self.data_seed
-        return {"seed": seed} | {name: getattr(self, name) for name in (*names, *toy)}
+        return {"seed": seed} | {name: getattr(self, name) for name in names}
 
     def model_name(self) -> str:
         """The model's name, as `regx.models.create` takes it."""

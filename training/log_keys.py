@@ -61,8 +61,8 @@ def logged(config: RunConfig) -> list[str]:
 
 def rises(key: str) -> bool:
     """Whether more of this number is better."""
-    name = key.rpartition("/")[2]
-    return name in ("acc", "top5_acc", "r2", "point_efficiency") or "nonlinear" in name
+    falling = ("loss", "rmse", "mae", "dead", "deathness", "linear", "linearity", "left")
+    return not any(word in falling for word in key.rpartition("/")[2].split("_"))
 
 
 def _tasks(config: RunConfig) -> list[str]:
