@@ -469,7 +469,7 @@ def test_kept_sweeps_are_found_by_name_path_and_folder(tmp_path: Path) -> None:
 def test_a_killed_sweep_goes_on_inside_its_runs(tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(
-        KILLED.replace("DEPTHS", "4").replace("SEEDS", "0, 1").replace("epochs: {value: 20}", "epochs: {value: 600}")
+        KILLED.replace("DEPTHS", "4").replace("SEEDS", "0, 1").replace("epochs: {value: 20}", "epochs: {value: 1000}")
         + "  checkpoint_every: {value: 0.05}\n"
     )
     command = [sys.executable, "-m", "regx", "sweep", "run", str(path), "--workers", "2", "--run-dir"]
@@ -478,12 +478,10 @@ def test_a_killed_sweep_goes_on_inside_its_runs(tmp_path: Path) -> None:
     while len(logs) < 2 and process.poll() is None:
         logs = [log for log in (tmp_path / "killed").glob("long/*/metrics.csv") if log.read_text().count("\n") > 30]
         time.sleep(0.05)
-    below = children(process.pid)
-    process.kill()
-    process.communicate()
-    for pid in below:  # workers would stop by themselves, but their runs are half done now
+    for pid in [process.pid, *children(process.pid)]:  # workers would stop by themselves, but only after some rows
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+    process.communicate()
     folder = tmp_path / "killed" / "long"
     assert not list(folder.glob("*/result.json")) and len(list(folder.glob("*/checkpoints/last.pt"))) == 2
     for runs in ("killed", "whole"):
