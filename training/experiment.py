@@ -3,48 +3,22 @@
 from __future__ import annotations
 
 import signal
-import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from regx.errors import LostContact, RunFailed, UserError
-from regx.training import build, distributed, tracking
+from regx.training import build, distributed
 from regx.training.build import Experiment
 from regx.training.config import RunConfig
 from regx.training.distributed import World
-from regx.training.folder import (
-    MetricsFile,
-    RunFolder,
-    load_checkpoint,
-    save_checkpoint,
-    to_json,
-    write_atomically,
-    write_csv,
-)
+from regx.training.folder import RunFolder, load_checkpoint
 from regx.training.loop import Diverged
-from regx.training.objective import chance
-from regx.training.outcome import draw_status, measure_best
+from regx.training.session import End, Observer, Session
 
 # What a process returns that is not the first of its run.
 FOLLOWS: dict[str, Any] = {"status": "follows"}
-
-
-class Observer(Protocol):
-    """What watches a run: the progress bar, or lines in a pipe."""
-
-    def started(self, lines: list[str]) -> None:
-        """The run is built; `lines` say what it reaches and what the user should know."""
-
-    def step(self, epoch: int, epochs: int, step: int, steps: int) -> None:
-        """A step of an epoch was taken."""
-
-    def row(self, row: dict[str, float], epochs: int) -> None:
-        """An epoch was logged."""
-
-    def warn(self, message: str) -> None:
-        """Something went otherwise than asked, but the run goes on."""
 
 
 def run(
@@ -54,7 +28,7 @@ def run(
     argv: list[str],
     force: bool = False,
     folder: RunFolder | None = None,
-    end: Callable[[dict[str, float]], str | None] = lambda row: None,
+    end: End = lambda row: None,
     sweep: str | None = None,
     point: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -92,8 +66,7 @@ def run(
             elif world.size == 1 and (ended := folder.read_result()):  # another process has done it since we looked
                 return ended
             try:
-                run_id = folder.create(config, argv)
-                return _carry_out(experiment, folder, observer, run_id, end, sweep, point or {})
+                return _carry_out(experiment, folder, observer, argv, end=end, sweep=sweep, point=point or {})
             except OSError as error:
                 place = error.filename or folder.path
                 raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
@@ -142,7 +115,7 @@ def _follow(experiment: Experiment) -> dict[str, Any]:
     def on_checkpoint() -> None:
         trainer.state_dict()  # which sums over all processes
 
-    with _interruptible() as stop:
+    with interruptible() as stop:
         try:
             trainer.fit(lambda row: None, on_checkpoint, stop)
         except Diverged as failure:  # as the first process says
@@ -155,128 +128,39 @@ def _follow(experiment: Experiment) -> dict[str, Any]:
 
 
 def _carry_out(
-    experiment: Experiment,
-    folder: RunFolder,
-    observer: Observer,
-    run_id: str,
-    end: Callable[[dict[str, float]], str | None],
-    sweep: str | None,
-    point: dict[str, Any],
+    experiment: Experiment, folder: RunFolder, observer: Observer, argv: list[str], **more: Any
 ) -> dict[str, Any]:
-    config, trainer = experiment.config, experiment.trainer
-    state = _ask_first(lambda: _checkpoint(folder, config), trainer.world)
+    trainer = experiment.trainer
+    state = _ask_first(lambda: _checkpoint(folder, experiment.config), trainer.world)
     if state:
         trainer.load_state_dict(state)
-    metrics = MetricsFile(folder.metrics, keep_to=trainer.epochs_done)
-    speed = MetricsFile(folder.speed, keep_to=trainer.epochs_done) if config.log_speed else None
-    write_csv(folder.coverage, experiment.coverage())
-    place = [f"going on after epoch {trainer.epochs_done}, step {trainer.step}"] if state else []
-    observer.started([*experiment.describe(), f"run folder: {folder.path}", *place])
-    tracker = tracking.start(
-        mode=config.wandb,  # type: ignore[arg-type]
-        run_dir=folder.path,
-        config=point | config.as_dict(),
-        sweep=sweep,
-        name=config.name or folder.path.name,
-        project=config.project,
-        entity=config.entity,
-        group=config.group,
-        tags=config.tags,
-        run_id=run_id,
-        warn=observer.warn,
-    )
-    exit_code = 1
-
-    def on_row(row: dict[str, float]) -> None:
-        metrics.append(row)
-        timed = trainer.speed.row(trainer.epoch) if speed else {}
-        if speed:
-            speed.append(timed)
-        tracker.log(row | timed, step=int(row["epoch"]))
-        observer.row(row, trainer.epochs)
-        if config.plot_status and trainer.status and row["epoch"] % config.plot_every == 0:
-            draw_status(trainer, folder, tracker, int(row["epoch"]), config.plot_points)
-        trainer.ended_by = end(row)
-
-    def on_step(step: int) -> None:
-        observer.step(trainer.epoch, trainer.epochs, step, trainer.steps)
-
-    def on_checkpoint() -> None:
-        if not trainer.stepper.weights_are_finite():
-            raise RunFailed(
-                f"the weights are not finite after epoch {trainer.epoch}; a lower --lr or a --grad-clip may help"
-            )
-        save_checkpoint(folder.last, trainer.state_dict())
-
+    session = Session(experiment, folder, observer, argv, resumed=bool(state), **more)
     try:
-        with _interruptible() as stop:
+        with interruptible() as stop:
             if not folder.last.is_file():
-                on_checkpoint()
-            ended = trainer.fit(on_row, on_checkpoint, stop, on_step)
-        finished = ended != "interrupted"
-        if finished:
-            on_checkpoint()
-            trainer.alone()
-        elif trainer.best.weights:
-            _save_best(experiment, folder)  # somebody may want no more than this
-        result = _result(experiment, folder, "finished" if finished else "interrupted", ended)
-        if finished:
-            _save_best(experiment, folder)
-            for text in [*trainer.missed_targets(), *_left_out(trainer.last)]:
-                observer.warn(text)
-            result["test"] = measure_best(experiment, folder, tracker)
-            tracker.summary(result["test"] | {"best/epoch": trainer.best.epoch, "ended": ended})
-        exit_code = 0 if finished else 130
-        tracker.finish(exit_code)  # only after its end is it known what could not be uploaded
-        if tracker.sync_hint:
-            result["wandb"] = tracker.sync_hint
-        if finished:
-            write_atomically(folder.result, to_json(result))
-        return result
+                session.checkpoint()
+            ended = trainer.fit(session.row, session.checkpoint, stop, session.step)
+        return session.conclude(ended)
     except RunFailed as failure:
-        if trainer.best.weights:
-            _save_best(experiment, folder)
-        state = load_checkpoint(folder.last)
-        good = f"epoch {state['epoch']}" + (f", step {state['step']}" if state["step"] else "")
-        error = f"{failure.message} (last good checkpoint: {good}, {folder.last})"
-        result = _result(experiment, folder, "failed", "error") | {"error": error}
-        write_atomically(folder.result, to_json(result))
-        return result
+        return session.fail(failure)
     except OSError:  # a full disk, say: the folder stays as it is, to be resumed
         raise
     except Exception as error:
         if distributed.is_broken(error):  # the folder stays as it is
             then = "" if distributed.is_launched() else f"; `regx resume {folder.path}` goes on"
             raise LostContact(f"lost contact to another process{then}") from error
-        result = _result(experiment, folder, "failed", "error") | {"error": traceback.format_exc(limit=-1).strip()}
-        write_atomically(folder.result, to_json(result))
+        session.broke(error)
         raise
     finally:
-        metrics.close()
-        if speed:
-            speed.close()
-        tracker.finish(exit_code)
+        session.close()
 
 
 def _checkpoint(folder: RunFolder, config: RunConfig) -> dict[str, Any] | None:
     return load_checkpoint(folder.last, config.hash()) if folder.last.is_file() else None
 
 
-def _left_out(row: dict[str, float]) -> list[str]:
-    return [
-        f"{row[key]:.0f} images of the {key.partition('/')[0]} part cannot be decoded and were left out"
-        for key in ("train/skipped", "val/skipped")
-        if row.get(key)
-    ]
-
-
-def _save_best(experiment: Experiment, folder: RunFolder) -> None:
-    experiment.trainer.restore_best()
-    save_checkpoint(folder.best, {"epoch": experiment.trainer.best.epoch, "model": experiment.model.state_dict()})
-
-
 @contextmanager
-def _interruptible() -> Iterator[Callable[[], bool]]:
+def interruptible() -> Iterator[Callable[[], bool]]:
     """Turns the first Ctrl-C or SIGTERM into a request to stop after the step; a second one stops at once."""
     asked: list[int] = []
 
@@ -294,23 +178,3 @@ def _interruptible() -> Iterator[Callable[[], bool]]:
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def _result(experiment: Experiment, folder: RunFolder, status: str, ended: str) -> dict[str, Any]:
-    config, trainer = experiment.config, experiment.trainer
-    return {
-        "status": status,
-        "ended": ended,
-        "hash": config.hash(),
-        "config": config.as_dict(),
-        "parameters": sum(p.numel() for p in experiment.model.parameters()),
-        "monitor": trainer.monitor,
-        "chance": chance(experiment.data),
-        "rows": experiment.data.sizes(),
-        "epochs": trainer.epochs_done,
-        "best": trainer.best.row,
-        "last": trainer.last,
-        "test": {},
-        "seconds": round(trainer.seconds, 3),
-        "run_dir": str(folder.path),
-    }
