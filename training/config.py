@@ -287,6 +287,14 @@ class RunConfig:
         HARDWARE,
         identity=False,
     )
+    engine: str = option(
+        "single",
+        "How steps are computed: single runs any network; vectorised has fast code of its own for rectangular networks "
+        "on tables, one run or many at once; native compiles it; auto takes the fastest that can.",
+        HARDWARE,
+        choices=("single", "vectorised", "native", "auto"),
+        identity=False,
+    )
     amp: str = option(
         "no",
         "Precision of forward passes: no is float32; bf16 and fp16 are faster on GPUs, and slower on most CPUs.",

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from regx.errors import LostContact, RunFailed, UserError
 from regx.training import build, distributed
@@ -16,6 +16,9 @@ from regx.training.distributed import World
 from regx.training.folder import RunFolder, load_checkpoint
 from regx.training.loop import Diverged
 from regx.training.session import End, Observer, Session
+
+if TYPE_CHECKING:
+    from regx.training.vectorised.runs import Wanted
 
 # What a process returns that is not the first of its run.
 FOLLOWS: dict[str, Any] = {"status": "follows"}
@@ -50,6 +53,13 @@ def run(
         UserError: the configuration asks for what cannot be, or the folder holds an unfinished run.
         RunFailed: the run could not begin; one that fails on the way returns a result with status `failed`.
     """
+    if config.engine != "single":
+        from regx.training.vectorised import runs
+
+        if runs.engine_of(config) != "single":
+            folder, resume = folder or RunFolder(Path(config.run_dir) / config.run_name()), folder is not None
+            wanted = runs.Wanted(config, folder, observer, end, sweep, point or {})
+            return _by_another_engine(wanted, argv, force=force, resume=resume)
     device = build.find_device(config.devices)
     with distributed.joined(device) as world:
         resume = folder is not None or distributed.restarted()
@@ -70,6 +80,23 @@ def run(
             except OSError as error:
                 place = error.filename or folder.path
                 raise RunFailed(f"cannot write {place}: {error.strerror}; then `regx resume {folder.path}`") from error
+
+
+def _by_another_engine(wanted: Wanted, argv: list[str], *, force: bool, resume: bool) -> dict[str, Any]:
+    """Trains a run as a program of one."""
+    from regx.training.vectorised.runs import run_together
+
+    ended, _ = _state(wanted.folder, wanted.observer, force=force, resume=resume)
+    if ended:
+        return ended
+    if force:
+        with wanted.folder.held():
+            wanted.folder.clear()
+    found: list[dict[str, Any] | Exception] = []
+    run_together([wanted], argv=argv, ended=lambda number, outcome: found.append(outcome))
+    if isinstance(found[0], Exception):
+        raise found[0]
+    return found[0]
 
 
 def _state(folder: RunFolder, observer: Observer, *, force: bool, resume: bool) -> tuple[dict[str, Any] | None, bool]:

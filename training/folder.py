@@ -223,8 +223,19 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     import torch
 
     buffer = io.BytesIO()
-    torch.save(state, buffer)
+    torch.save(_own(state), buffer)
     write_atomically(path, buffer.getvalue())
+
+
+def _own(value: Any) -> Any:
+    """The same with copies of tensors that are a part of a larger storage, all of which would be saved otherwise."""
+    import torch
+
+    if isinstance(value, torch.Tensor):
+        return value.clone() if value.untyped_storage().nbytes() > value.numel() * value.element_size() else value
+    if isinstance(value, dict):
+        return type(value)((key, _own(item)) for key, item in value.items())
+    return type(value)(_own(item) for item in value) if isinstance(value, list | tuple) else value
 
 
 def load_checkpoint(path: Path, hash: str | None = None) -> dict[str, Any]:

@@ -111,6 +111,7 @@ class Trainer:
         self.best = Best()
         self.last: dict[str, float] = {}
         self.last_lr = config.lr
+        self.capture = self._captured  # what a best epoch keeps
         self.ended_by: str | None = None  # what somebody outside ends the run with, after the present row
 
     def fit(
@@ -153,9 +154,9 @@ class Trainer:
 
         while self.step or self.epoch < self.epochs:
             if not self.step:
-                if self.best.row and (reason := self._ended()):
+                if self.best.row and (reason := self.ended()):
                     return reason
-                self._begin_epoch()
+                self.begin_epoch()
             for _ in self._train_steps():
                 on_step(self.step)
                 asks = self.world.size == 1 or self.step % ASK_EVERY[self.device.type] == 0
@@ -164,7 +165,7 @@ class Trainer:
             self._end_epoch(on_row)
             if ask(in_epoch=False):
                 return "interrupted"
-        return self._ended() or "epochs"
+        return self.ended() or "epochs"
 
     def alone(self) -> None:
         """Leaves the other processes, at the end of training: what is measured from now on, this one measures alone."""
@@ -184,7 +185,8 @@ class Trainer:
         config = self.config
         return Totals(self.objective, self.penalties, task_loss=config.task_loss, skips=config.corrupt == "skip")
 
-    def _begin_epoch(self) -> None:
+    def begin_epoch(self) -> None:
+        """What comes before the first step of an epoch."""
         self.epoch += 1
         self._order_state = self.shuffle.get_state()
         self._totals = self._new_totals()
@@ -194,18 +196,31 @@ class Trainer:
             self.status["train"].reset()
 
     def _end_epoch(self, on_row: Callable[[dict[str, float]], None]) -> None:
+        self.close_epoch()
+        self.advance(self.judge(self._row(), on_row) if self.logged else None)
+
+    def close_epoch(self) -> None:
+        """What comes after the last step of an epoch, before it is measured."""
         self.step = 0
         self.stepper.average_statistics()
         for penalty in self.penalties:
             penalty.end(self.epoch)
-        metric = None
-        if self.logged:
-            row = self._row()
-            self._check_finite(row)
-            self.last = row
-            metric = row[self.monitor]
-            self._remember_best(row, metric)
-            on_row(row)
+
+    def judge(self, row: dict[str, float], on_row: Callable[[dict[str, float]], None]) -> float:
+        """Takes in the row of an epoch; returns its monitored metric.
+
+        Raises:
+            Diverged: its loss is not finite.
+        """
+        self._check_finite(row)
+        self.last = row
+        metric = row[self.monitor]
+        self._remember_best(row, metric)
+        on_row(row)
+        return metric
+
+    def advance(self, metric: float | None) -> None:
+        """Sets the learning rate for the next epoch; `metric` is the monitored one, where the epoch was measured."""
         if self.config.lr_update == "epoch":
             self.schedule.advance(metric)
 
@@ -213,7 +228,7 @@ class Trainer:
         """Trains the rest of the epoch; yields after every step."""
         config, stepper = self.config, self.stepper
         status = self.status.get("train") if self.logged else None
-        order = self._order()
+        order = self.order()
         if not self.data.train.streamed:
             order = order.to(self.device, non_blocking=True)
         plan = [self._parts(order, step) for step in range(self.step, self.steps)]
@@ -246,18 +261,18 @@ class Trainer:
                     self.schedule.advance()
                 yield
 
-    def _order(self) -> Tensor:
+    def order(self) -> Tensor:
         """Rows in the order of the present epoch, on the CPU: the same on every device, in any number of processes."""
         self.shuffle.set_state(self._order_state)
         return torch.randperm(len(self.data.train), generator=self.shuffle)
 
-    def _targets(self) -> Tensor:
+    def targets(self) -> Tensor:
         """Targets that the epoch was trained on, whichever process had them: R2 depends on which ones those are."""
         y = self.data.train.y
         rows = self.batch_size * self.steps
         if self.objective.task != "regression" or rows >= len(y):
             return y
-        return y[self._order()[:rows].to(y.device)]
+        return y[self.order()[:rows].to(y.device)]
 
     def _parts(self, order: Tensor, step: int) -> list[Tensor]:
         """Rows of this process in a step, one tensor per forward and backward pass."""
@@ -327,11 +342,24 @@ class Trainer:
             "last": self.last,
         }
         if self.step:
-            state["totals"] = self._totals.state_dict(self.world)
-            state["status"] = self.status["train"].state_dict(self.world) if self.status and self.logged else {}
+            state |= self.partial()
         if self.device.type == "cuda":
             state["rng"]["cuda"] = torch.cuda.get_rng_state(self.device)
         return state
+
+    def partial(self) -> dict[str, Any]:
+        """The sums of an epoch that is not yet over."""
+        status = self.status.get("train") if self.logged else None
+        return {
+            "totals": self._totals.state_dict(self.world),
+            "status": status.state_dict(self.world) if status else {},
+        }
+
+    def load_partial(self, state: dict[str, Any]) -> None:
+        """Restores `partial()`."""
+        self._totals.load_state_dict(state["totals"], self.device)
+        if state["status"]:
+            self.status["train"].load_state_dict(state["status"], self.device)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Continues from a state that `state_dict` gave, in whatever number of processes."""
@@ -350,9 +378,7 @@ class Trainer:
                 torch.cuda.set_rng_state(state["rng"]["cuda"], self.device)
             # The sums are those of all processes, so one alone goes on from them.
             if self.step:
-                self._totals.load_state_dict(state["totals"], self.device)
-                if state["status"]:
-                    self.status["train"].load_state_dict(state["status"], self.device)
+                self.load_partial(state)
         else:
             torch.manual_seed(hash((self.config.seed, self.epoch, self.step, self.world.rank)) % 2**63)
         self.best = Best(**state["best"])
@@ -381,17 +407,17 @@ class Trainer:
         """The row of the epoch that is over."""
         totals = self._totals
         totals.merge(self.world)
-        values = totals.metrics("train", self._targets())
+        values = totals.metrics("train", self.targets())
         if self.status:
             status = self.status["train"]
             status.merge(self.world)
             values |= {f"train/jr/{key}": value for key, value in status.compute().items()}
         with self.speed.evaluation(), self.averaged():
-            values |= self.evaluate("val", self.data.val) | self._zeros()
+            values |= self.evaluate("val", self.data.val) | self.zeros()
         return {
             "epoch": self.epoch,
             "lr": self.last_lr,
-            **{key: p.strength for key, p in zip(self._strength_keys(), self.penalties, strict=True)},
+            **{key: p.strength for key, p in zip(self.strength_keys(), self.penalties, strict=True)},
             **to_floats(values),
         }
 
@@ -399,7 +425,7 @@ class Trainer:
         """A block in which the model has its averaged weights, where they are averaged."""
         return self.stepper.ema.in_place() if self.stepper.ema else nullcontext()
 
-    def _zeros(self) -> dict[str, Tensor]:
+    def zeros(self) -> dict[str, Tensor]:
         """Shares of zeros, by unit."""
         if not self.sparsity:
             return {}
@@ -428,7 +454,7 @@ class Trainer:
                 for regularizer, state in zip(gated, states, strict=True):
                     regularizer.load_state_dict(state)
 
-    def _strength_keys(self) -> list[str]:
+    def strength_keys(self) -> list[str]:
         """`lambda` for the one penalty that most runs have, else one name each."""
         return ["lambda"] if len(self.penalties) == 1 else [f"lambda/{penalty.label}" for penalty in self.penalties]
 
@@ -444,15 +470,19 @@ class Trainer:
             metric = -math.inf
         first = self.best.epoch < self.settles <= self.epoch
         if metric > self.best.metric or not self.best.row or first:
-            with self.averaged():
-                weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-                penalties = copy.deepcopy([penalty.state_dict() for penalty in self.penalties])
-            self.best = Best(self.epoch, metric, row, weights, penalties)
+            self.best = Best(self.epoch, metric, row, *self.capture())
             self.since_best = 0
         else:
             self.since_best += 1
 
-    def _ended(self) -> str | None:
+    def _captured(self) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """Copies of the weights, averaged where they are, and of the state of the penalties."""
+        with self.averaged():
+            weights = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+            return weights, copy.deepcopy([penalty.state_dict() for penalty in self.penalties])
+
+    def ended(self) -> str | None:
+        """Why the run shall end before its last epoch, or None."""
         config = self.config
         if self.ended_by:
             return self.ended_by

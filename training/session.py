@@ -53,6 +53,7 @@ class Session:
         sweep: id of the W&B sweep that the run belongs to.
         point: what the sweep has set, under its own names, for W&B's columns.
         resumed: whether it goes on from a checkpoint.
+        engine: what computes its steps.
     """
 
     def __init__(
@@ -66,8 +67,10 @@ class Session:
         sweep: str | None,
         point: dict[str, Any],
         resumed: bool,
+        engine: str = "single",
     ) -> None:
         config, trainer = experiment.config, experiment.trainer
+        self.engine = engine
         self.experiment, self.folder, self.observer = experiment, folder, observer
         self._end = end
         run_id = folder.create(config, argv)
@@ -75,7 +78,8 @@ class Session:
         self._speed = MetricsFile(folder.speed, keep_to=trainer.epochs_done) if config.log_speed else None
         write_csv(folder.coverage, experiment.coverage())
         place = [f"going on after epoch {trainer.epochs_done}, step {trainer.step}"] if resumed else []
-        observer.started([*experiment.describe(), f"run folder: {folder.path}", *place])
+        how = [f"trained by the {engine} engine"] if engine != "single" else []
+        observer.started([*experiment.describe(), *how, f"run folder: {folder.path}", *place])
         self._tracker = tracking.start(
             mode=config.wandb,  # type: ignore[arg-type]
             run_dir=folder.path,
@@ -194,6 +198,7 @@ class Session:
             "last": trainer.last,
             "test": {},
             "seconds": round(trainer.seconds, 3),
+            "engine": self.engine,
             "run_dir": str(self.folder.path),
         }
 

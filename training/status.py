@@ -111,7 +111,7 @@ class StatusTracker:
         self._waiting.append(batch)
         self._waiting_numbers += sum(tensor.numel() for group in batch for tensor in group)
         if self._waiting_numbers > _WAITING_LIMIT:
-            self._reduce()
+            self.reduce()
 
     def compute(self) -> dict[str, Tensor]:
         """The 16 numbers of `KEYS`, over all updates, as 0-dimensional tensors on the device of the model.
@@ -128,7 +128,7 @@ class StatusTracker:
         Raises:
             UserError: there was no update.
         """
-        self._reduce()
+        self.reduce()
         layers, sums = len(self._layers), self._sums
         positive_unit = sums["positive_unit"] / self._updates
         negative_unit = sums["negative_unit"] / self._updates
@@ -163,7 +163,7 @@ class StatusTracker:
         Raises:
             UserError: there was no update.
         """
-        self._reduce()
+        self.reduce()
         width = max(state.shape[1] for state in self._ever_positive)
         units = np.full((width, len(self._layers)), ABSENT, dtype=np.int8)
         for positions, positive, nonpositive in zip(
@@ -177,7 +177,7 @@ class StatusTracker:
         """What all processes have seen together, to go on from; the points of `tables()` are those of this process."""
         counts = [self._updates, self._points]
         if world.size > 1:
-            self._reduce()
+            self.reduce()
             counts = world.sum(torch.tensor(counts, device=self._codes[0].device)).tolist()
         return {
             "layers": self._layers,
@@ -211,7 +211,7 @@ class StatusTracker:
             state = self.state_dict(world)
             self.load_state_dict(state, state["codes"][0].device)
 
-    def _reduce(self) -> None:
+    def reduce(self) -> None:
         """Folds the waiting extremes into the sums."""
         if not self._updates:
             raise UserError("no status yet: call update() after a forward pass of the model")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.data.mixing import mix
+from regx.regularizers import Regularizer
 from regx.training.config import RunConfig
 from regx.training.distributed import World
 from regx.training.ema import Ema
@@ -53,8 +54,11 @@ class Stepper:
         # The closed form of a gradient knows nothing of clipping.
         clipped = [p for p in penalties if p.regularizer.of_parameters and p.schedule.clip is not None]
         self._clipped = clipped
-        self._in_turn = sorted((p.regularizer for p in penalties), key=lambda regularizer: regularizer.turn)
-        self._by_hand = [r for r in self._in_turn if r.of_parameters and all(r is not p.regularizer for p in clipped)]
+        in_turn = sorted((p.regularizer for p in penalties), key=lambda regularizer: regularizer.turn)
+        self._in_turn = [r for r in in_turn if type(r).step is not Regularizer.step]
+        self._by_hand = [r for r in in_turn if r.of_parameters and all(r is not p.regularizer for p in clipped)]
+        self.has_weight_penalties = bool(self._by_hand or clipped)
+        self.follows = bool(self._in_turn or self.ema)
         self._trained = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.forward: Callable[[Tensor], Tensor] = torch.compile(model) if config.compile else model
         self._wrapped = self.forward
@@ -123,9 +127,8 @@ class Stepper:
                 losses.append(value.detach())
             if weight != 1:
                 total = total * weight
-            for penalty in self._clipped if last else ():
-                if penalty.strength > 0:
-                    total = total + penalty.strength * penalty.loss()
+            if last and (clipped := self.clipped_loss()) is not None:
+                total = total + clipped
             if first:
                 self.optimizer.zero_grad(set_to_none=True)
             self.scaler.scale(total).backward()
@@ -136,19 +139,31 @@ class Stepper:
         self.world.average([parameter.grad for parameter in self.own if parameter.grad is not None])
         if self.scaler.is_enabled():
             self.scaler.unscale_(self.optimizer)
-        for regularizer in self._by_hand:
-            regularizer.add_gradients()
+        self.add_penalty_gradients()
         if self.config.grad_clip is not None:
             nn.utils.clip_grad_norm_(self._trained, self.config.grad_clip)
-        follows = bool(self._in_turn or self.ema)
-        scale = self.scaler.get_scale() if follows else 1.0  # it waits for the device
+        scale = self.scaler.get_scale() if self.follows else 1.0  # it waits for the device
         self.scaler.step(self.optimizer)
         self.scaler.update()
-        if follows and self.scaler.get_scale() >= scale:  # else gradients were infinite, and the optimiser did nothing
-            for regularizer in self._in_turn:
-                regularizer.step(self.optimizer)
-            if self.ema:
-                self.ema.update()
+        if self.follows and self.scaler.get_scale() >= scale:  # else gradients were infinite: the optimiser did nothing
+            self.follow()
+
+    def add_penalty_gradients(self) -> None:
+        """Adds the gradients of the penalties of weights whose closed form is used."""
+        for regularizer in self._by_hand:
+            regularizer.add_gradients()
+
+    def clipped_loss(self) -> Tensor | None:
+        """What the penalties of weights that are clipped, and so trained on by autograd, add to the loss."""
+        found = [penalty.strength * penalty.loss() for penalty in self._clipped if penalty.strength > 0]
+        return torch.stack(found).sum() if found else None
+
+    def follow(self) -> None:
+        """What penalties do after the optimiser's step (proximal steps, masks), and the averaging of weights."""
+        for regularizer in self._in_turn:
+            regularizer.step(self.optimizer)
+        if self.ema:
+            self.ema.update()
 
     def average_statistics(self) -> None:
         """Replaces running statistics by their means over the processes: each has seen other images."""

@@ -302,7 +302,7 @@ def test_label_smoothing_of_several_classes() -> None:
 
 
 def test_penalties_are_told_of_every_step() -> None:
-    built = build(config(epochs=2, lr_schedule="exponential", lr_gamma=0.5))
+    built = build(config(epochs=2, lr_schedule="exponential", lr_gamma=0.5, regularizer=["l1(prox=true)"]))
     told: list[float] = []
     regularizer = built.trainer.penalties[0].regularizer
     regularizer.step = lambda optimizer: told.append(optimizer.param_groups[0]["lr"])  # type: ignore[method-assign]

@@ -1,0 +1,528 @@
+"""R runs as one program: their networks become windows into one flat tensor, and an epoch trains them all.
+
+The objects of every run (its module, optimiser, penalties, schedule, trainer) stay what they are where it is trained by
+itself; only the memory of their tensors is shared. So whatever is done once per epoch or less often, and every penalty
+of weights, is the same code, and a checkpoint of one is a checkpoint of the other.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from regx.data.module import Split
+from regx.models import Rectangular
+from regx.regularizers import Jumpstart
+from regx.training.build import Experiment
+from regx.training.experiments import RectangularConfig
+from regx.training.loop import EVALUATION_ROWS, Trainer
+from regx.training.vectorised import extremes
+from regx.training.vectorised.extremes import Found, Terms
+from regx.training.vectorised.network import Network, Norm, Pass, Stack, norm_of
+from regx.training.vectorised.objective import Objectives
+from regx.training.vectorised.optimizers import Optimizer
+from regx.training.vectorised.status import Statuses
+from regx.training.vectorised.storage import Layout, Shape
+
+
+@dataclass
+class Member:
+    """A run of a group.
+
+    Attributes:
+        experiment: the run as it would be by itself.
+        generator: of its dropout.
+        number: its place in the list that the group was made of.
+        improved: whether the group holds weights of its best epoch that its trainer has not got yet.
+    """
+
+    experiment: Experiment
+    generator: torch.Generator
+    number: int
+    improved: bool = False
+
+    @property
+    def trainer(self) -> Trainer:
+        """Its trainer."""
+        return self.experiment.trainer
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an epoch or an evaluation found, a row per run.
+
+    Attributes:
+        losses: (R, 1) or (R, 2) float64 task loss, and Jumpstart's.
+        metrics: (R, M) float64.
+        status: (R, 16) float64; None where none is measured.
+    """
+
+    losses: Tensor
+    metrics: Tensor
+    status: Tensor | None
+
+
+@dataclass
+class Sums:
+    """What is summed up over the batches of an epoch.
+
+    Attributes:
+        losses: (R, 1 or 2) float64, each batch as often as it has rows.
+        counts: (R, ...) float64, as `Objectives.counts`.
+        rows: of every run.
+        statuses: of units and points.
+    """
+
+    losses: Tensor | float = 0.0
+    counts: Tensor | float = 0.0
+    rows: int = 0
+    statuses: Statuses | None = None
+
+
+class Rows:
+    """A part of the data of all runs.
+
+    Attributes:
+        x: (R, N, F), or (1, N, F) where it is the same for all.
+        y: (R, N) or (R, N, T), or with 1 in the place of R.
+    """
+
+    def __init__(self, splits: Sequence[Split]) -> None:
+        first = splits[0]
+        same = all(s is first or (torch.equal(s.x, first.x) and torch.equal(s.y, first.y)) for s in splits[1:])
+        kept = splits[:1] if same else splits
+        self.x, self.y = torch.stack([s.x for s in kept]), torch.stack([s.y for s in kept])
+        self._offsets = torch.arange(len(kept), device=self.x.device).unsqueeze(1) * len(first)
+
+    def __len__(self) -> int:
+        return self.x.shape[1]
+
+    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Inputs (R, F, B) and labels of the rows (R, B)."""
+        at = rows + self._offsets
+        return self.x.flatten(0, 1)[at].transpose(1, 2), self.y.flatten(0, 1)[at]
+
+    def cut(self, begin: int, end: int, runs: int) -> tuple[Tensor, Tensor]:
+        """Inputs (R, F, B) or (1, F, B), and labels (R, B), of consecutive rows."""
+        y = self.y[:, begin:end]
+        return self.x[:, begin:end].transpose(1, 2), y.expand(runs, *y.shape[1:])
+
+    def keep(self, runs: Tensor) -> None:
+        """Forgets the other runs."""
+        if len(self.x) > 1:
+            self.x, self.y, self._offsets = self.x[runs], self.y[runs], self._offsets[: len(runs)]
+
+
+class Group:
+    """R runs that are trained together.
+
+    Args:
+        experiments: built, and loaded with their checkpoints where they go on from them; all alike (`likeness`).
+        engine: `vectorised` or `native`.
+        states: of the random numbers of each, where they are not those of this moment.
+    """
+
+    def __init__(
+        self, experiments: Sequence[Experiment], engine: str = "vectorised", states: Sequence[Tensor] | None = None
+    ) -> None:
+        states = states or [torch.get_rng_state()] * len(experiments)
+        self.members = [
+            Member(experiment, torch.Generator().set_state(state), number)
+            for number, (experiment, state) in enumerate(zip(experiments, states, strict=True))
+        ]
+        first = experiments[0].trainer
+        self.trainer, self.config = first, experiments[0].config
+        self.device = first.device
+        self.step, self.steps, self.batch_size = first.step, first.steps, first.batch_size
+        self.objectives = Objectives(first.objective)
+        self.layers = tuple(first.status["train"].preactivations.hooked) if first.status else ()
+        found = [p for p in first.penalties if isinstance(p.regularizer, Jumpstart)]
+        self.measures_jumpstart = bool(found)
+        self.terms = Terms.of(found[0].regularizer) if found else Terms((0.0,) * 4, (1.0, 1.0), "balanced", False)  # type: ignore[arg-type]
+        hooked = found[0].regularizer.preactivations.hooked if found else self.layers  # type: ignore[attr-defined]
+        self.taps_head = "head" in hooked
+        self.taps_linear = self.config.hook_at == "layer"
+        self.taps = bool(hooked)
+        self.data = {"train": Rows([e.data.train for e in experiments]), "val": Rows([e.data.val for e in experiments])}
+        self._bind()
+        self._sums = self._partial()
+        self._native: Any = None
+        if engine == "native":
+            from regx.training.vectorised.compiled import Compiled
+
+            self._native = Compiled(self)  # type: ignore[arg-type]  # it is one: pyright knows two names of this module
+
+    def __len__(self) -> int:
+        return len(self.members)
+
+    # The memory of the runs
+
+    def _bind(self) -> None:
+        """Puts the tensors of all runs into flat ones, and makes theirs windows into these."""
+        models = [self._model(member) for member in self.members]
+        parameters = dict(models[0].named_parameters())
+        weight = parameters["head.weight"]
+        self.layout = Layout(Shape.of(models[0]), len(models))
+        self.weights = weight.new_zeros(self.layout.size)
+        config: RectangularConfig = self.config  # type: ignore[assignment]
+        momentum = self._vector([member.experiment.config.momentum for member in self.members])
+        self.optimizer = Optimizer(
+            config.optimizer,
+            self.layout,
+            self.weights,
+            momentum=momentum if config.momentum else None,
+            nesterov=config.nesterov,
+        )
+        if config.grad_clip is not None:
+            self.optimizer.clips = self._vector([member.experiment.config.grad_clip for member in self.members])
+        self.norm = None
+        example = norm_of(models[0])
+        if example is not None:
+            shape = (self.layout.shape.depth, len(models), self.layout.shape.width)
+            self.norm = Norm(
+                weight.new_empty(shape), weight.new_empty(shape), float(example.momentum or 0.0), example.eps
+            )
+        self.network = Network(
+            self.layout,
+            self.weights,
+            activation=config.activation,
+            skip=config.skip_connections,
+            norm=self.norm,
+            dropout=self._vector([model.dropout for model in models]) if models[0].dropout else None,
+            generators=[member.generator for member in self.members],
+        )
+        self._best = torch.empty_like(self.weights)
+        self._best_norm = None if self.norm is None else (self.norm.mean.clone(), self.norm.variance.clone())
+        # What an optimiser of torch remembers of its steps, per run and parameter; proximal steps read it.
+        self._counts = torch.zeros(len(models), len(parameters), device=self.device)
+        for run, member in enumerate(self.members):
+            self._bind_one(run, member)
+        self.optimizer.numbers_changed()
+        jumpstarts = [next((p for p in m.trainer.penalties if p.of_forward), None) for m in self.members]
+        self._jumpstarts = jumpstarts
+        clips = [p.schedule.clip if p else None for p in jumpstarts]
+        self.clips = self._vector([float("inf") if c is None else c for c in clips]) if any(clips) else None
+        steppers = [member.trainer.stepper for member in self.members]
+        self._penalised = [stepper for stepper in steppers if stepper.has_weight_penalties]
+        self._followed = [stepper for stepper in steppers if stepper.follows]
+
+    def _bind_one(self, run: int, member: Member) -> None:
+        model, optimizer = self._model(member), member.trainer.stepper.optimizer
+        layout = self.layout
+        mine = layout.parameters(self.weights, run)
+        gradients = layout.parameters(self.network.gradients, run)
+        first = layout.parameters(self.optimizer.first, run)
+        second = layout.parameters(self.optimizer.second, run) if self.config.optimizer != "sgd" else {}
+        best = layout.parameters(self._best, run)
+        kept = member.trainer.best.weights
+        for number, (name, parameter) in enumerate(model.named_parameters()):
+            mine[name].copy_(parameter.data)
+            if name in kept:
+                best[name].copy_(kept[name])
+            parameter.data = mine[name]
+            if not parameter.requires_grad:
+                continue
+            parameter.grad = gradients[name]
+            state = optimizer.state[parameter]
+            if self.config.optimizer == "sgd":
+                if self.config.momentum:
+                    buffer = state.get("momentum_buffer")
+                    first[name].copy_(first[name] if buffer is None else buffer)
+                    state["momentum_buffer"] = first[name]
+                continue
+            if "exp_avg" in state:
+                first[name].copy_(state["exp_avg"])
+                second[name].copy_(state["exp_avg_sq"])
+            state |= {"step": self._counts[run, number], "exp_avg": first[name], "exp_avg_sq": second[name]}
+        taken = member.trainer.epochs_done * self.steps + member.trainer.step
+        self.optimizer.steps[run] = self._counts[run] = taken
+        if self.norm is not None:
+            for layer, (mean, variance) in enumerate(_statistics(model)):
+                for name, tensor, stack in (("mean", mean, self.norm.mean), ("var", variance, self.norm.variance)):
+                    stack[layer, run].copy_(tensor)
+                    tensor.data = stack[layer, run]
+                    key = f"hidden.batchnorm{layer}.running_{name}"
+                    if key in kept and self._best_norm is not None:
+                        self._best_norm[name == "var"][layer, run].copy_(kept[key])
+        optimizer._opt_called = True  # type: ignore[attr-defined] # or its schedule would warn: it takes no step itself
+        decays = [group["weight_decay"] for group in optimizer.param_groups]  # of weights, and of all else
+        self.optimizer.decays[:, run] = torch.tensor([decays[0], decays[-1]], dtype=torch.float64)
+        member.trainer.capture = lambda: self._capture(member)
+
+    def _release(self, run: int, member: Member) -> None:
+        """Gives a run its own memory back."""
+        self.sync(member)
+        model, optimizer = self._model(member), member.trainer.stepper.optimizer
+        for parameter in model.parameters():
+            parameter.data = parameter.data.clone()
+            parameter.grad = None
+            state = optimizer.state.get(parameter, {})
+            for key, value in state.items():
+                if isinstance(value, Tensor):
+                    state[key] = value.clone()
+        for buffer in model.buffers():
+            buffer.data = buffer.data.clone()
+
+    def sync(self, member: Member) -> None:
+        """Brings up to date what only this group knows, before the run's state is saved or used."""
+        run, trainer = self.members.index(member), member.trainer
+        model = self._model(member)
+        trainer.step = self.step
+        for module in model.modules():
+            if isinstance(module, torch.nn.BatchNorm1d) and module.num_batches_tracked is not None:
+                module.num_batches_tracked.fill_(int(self.optimizer.steps[run]))
+        if self.step:
+            self._share(member)
+        if member.improved:
+            weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
+            weights |= {name: value.clone() for name, value in self.layout.parameters(self._best, run).items()}
+            if self._best_norm is not None:
+                for layer in range(self.layout.shape.depth):
+                    for name, stack in zip(("mean", "var"), self._best_norm, strict=True):
+                        weights[f"hidden.batchnorm{layer}.running_{name}"] = stack[layer, run].clone()
+                    weights[f"hidden.batchnorm{layer}.num_batches_tracked"].fill_(trainer.best.epoch * self.steps)
+            trainer.best.weights = weights
+            member.improved = False
+        torch.set_rng_state(member.generator.get_state())
+
+    def dismiss(self, numbers: Collection[int]) -> list[Member]:
+        """Lets runs go, and makes the others a smaller group.
+
+        Args:
+            numbers: of the runs that leave.
+
+        Returns:
+            Those, with memory of their own.
+        """
+        left = [member for member in self.members if member.number in numbers]
+        if not left:
+            return []
+        stay = [run for run, member in enumerate(self.members) if member.number not in numbers]
+        for member in self.members:
+            self._release(self.members.index(member), member)
+        self.members = [self.members[run] for run in stay]
+        if self.members:
+            runs = torch.tensor(stay, device=self.device)
+            for rows in self.data.values():
+                rows.keep(runs)
+            self._bind()
+        return left
+
+    def _capture(self, member: Member) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
+        """What a trainer keeps of its best epoch: the weights, not yet, as all runs' are copied together."""
+        member.improved = True
+        return {}, [penalty.state_dict() for penalty in member.trainer.penalties]
+
+    def keep_best(self) -> None:
+        """Copies the weights of the runs whose present epoch is their best so far."""
+        better = [m.improved and m.trainer.best.epoch == m.trainer.epoch for m in self.members]
+        if not any(better):
+            return
+        mask = torch.tensor(better, device=self.device)
+        for view, best in zip(
+            self.layout.views(self.weights).values(), self.layout.views(self._best).values(), strict=True
+        ):
+            torch.where(mask.view(1, -1, *[1] * (view.dim() - 2)), view, best, out=best)
+        if self.norm is not None and self._best_norm is not None:
+            for now, best in zip((self.norm.mean, self.norm.variance), self._best_norm, strict=True):
+                torch.where(mask.view(1, -1, 1), now, best, out=best)
+
+    def _model(self, member: Member) -> Rectangular:
+        model = member.experiment.model
+        assert isinstance(model, Rectangular)
+        return model
+
+    def _vector(self, values: Sequence[Any], like: Tensor | None = None) -> Tensor:
+        dtype = torch.float64 if like is None else like.dtype
+        return torch.tensor(list(values), dtype=dtype, device=self.device)
+
+    # Epochs
+
+    def train_epoch(
+        self, *, record: bool | None = None, on_step: Callable[[int], bool] = lambda step: False
+    ) -> Sums | None:
+        """Trains all runs for the rest of the epoch that they are in, or for a new one.
+
+        Args:
+            record: whether losses, metrics and status are summed up; by default where some run logs the epoch.
+            on_step: called after every step with the number of steps done; whether to stop there.
+
+        Returns:
+            The sums; None where it was stopped within the epoch.
+        """
+        if not self.step:
+            for member in self.members:
+                member.trainer.begin_epoch()
+            self._sums = Sums()
+        if record is None:
+            record = any(member.trainer.logged for member in self.members)
+        order = torch.stack([member.trainer.order() for member in self.members]).to(self.device)
+        self._read_numbers()
+        if self._native is not None and not self.step:
+            self._sums = self._native.train(order, record)
+            self.step = self.steps
+            on_step(self.step)
+        while self.step < self.steps:
+            rows = order[:, self.step * self.batch_size : (self.step + 1) * self.batch_size]
+            self._train_step(rows, record)
+            self.step += 1
+            if self.config.lr_update == "step":
+                for member in self.members:
+                    member.trainer.last_lr = member.trainer.schedule.lr
+                    member.trainer.schedule.advance()
+                self._read_numbers()
+            if on_step(self.step) and self.step < self.steps:
+                return None
+        self.step = 0
+        return self._sums
+
+    def _read_numbers(self) -> None:
+        """Learning rates and strengths as they are now."""
+        rates = [member.trainer.schedule.lr for member in self.members]
+        self.optimizer.rates.copy_(torch.tensor(rates, dtype=torch.float64))
+        self.optimizer.numbers_changed()
+        strengths = [penalty.strength if penalty else 0.0 for penalty in self._jumpstarts]
+        self.strengths = self._vector(strengths, like=self.weights)
+        self._penalises = any(strengths)
+        if self.config.lr_update == "epoch":
+            for member, rate in zip(self.members, rates, strict=True):
+                member.trainer.last_lr = rate
+
+    def _train_step(self, rows: Tensor, record: bool) -> None:
+        network, sums = self.network, self._sums
+        x, y = self.data["train"].take(rows)
+        done = network.forward(x, train=True)
+        loss, slope = self.objectives.loss(done.output, y)
+        if not self.config.task_loss:
+            slope = slope * 0.0
+        found, gradients, penalty = self._penalise(done, slope, record)
+        if record:
+            self._add(sums, loss, penalty, done.output, y, found)
+        network.backward(done, slope, gradients.get("pre"), gradients.get("linear"))
+        for stepper in self._penalised:
+            if (clipped := stepper.clipped_loss()) is not None:
+                clipped.backward()
+            stepper.add_penalty_gradients()
+        self.optimizer.step(network.gradients)
+        self.count_steps(1)
+        for stepper in self._followed:
+            stepper.follow()
+
+    def count_steps(self, steps: int) -> None:
+        """Steps that were taken, as the optimisers of the runs count them."""
+        self._counts += steps
+
+    def _penalise(self, done: Pass, slope: Tensor, record: bool) -> tuple[list[Found], dict[str, Stack], Tensor | None]:
+        """Extremes, what Jumpstart adds to the gradients (`slope`, of the outputs, is changed), and its loss."""
+        if not self.taps or not (record or self._penalises):
+            return [], {}, None
+        stacks = self._stacks(done)
+        places = self._penalises
+        found = [extremes.find(x, places=places, average=self.terms.average) for x in stacks]
+        if not self.measures_jumpstart:
+            return found, {}, None
+        value, slopes = extremes.loss(found, self.terms)
+        value, strengths = extremes.clipped(value, self.strengths, self.clips)
+        if not self._penalises:
+            return found, {}, value
+        into = self.network.zeros("hooked", done.x.shape[2])
+        for x, of, gradient, to in zip(stacks, found, slopes, [into.values, slope.unsqueeze(0)], strict=False):
+            extremes.add_gradient(to, x, of, gradient, strengths, self.terms)
+        return found, {"linear" if self.taps_linear else "pre": into}, value
+
+    def _stacks(self, done: Pass) -> list[Tensor]:
+        """Pre-activations (L, R, C, B) by width."""
+        hidden = done.linear if self.taps_linear else done.pre
+        return [hidden.values, *([done.output.unsqueeze(0)] if self.taps_head else [])]
+
+    def _add(
+        self, sums: Sums, loss: Tensor, penalty: Tensor | None, output: Tensor, y: Tensor, found: Sequence[Found]
+    ) -> None:
+        rows = output.shape[2]
+        losses = torch.stack([loss, *([] if penalty is None else [penalty])], 1)
+        sums.losses = sums.losses + losses.double() * rows
+        sums.counts = sums.counts + self.objectives.counts(output, y)
+        sums.rows += rows
+        if found and self.layers:
+            if sums.statuses is None:
+                sums.statuses = self._new_statuses()
+            sums.statuses.add([of.extremes for of in found])
+
+    def _new_statuses(self) -> Statuses:
+        depth = self.layout.shape.depth
+        head = self.taps_head
+        positions = (tuple(range(depth)), *([(depth,)] if head else []))
+        return Statuses(positions, (self.layout.shape.width, *([self.layout.shape.outputs] if head else [])))
+
+    def evaluate(self, stage: str) -> Sums:
+        """Losses, metrics and status of a part of the data in evaluation mode."""
+        if self._native is not None:
+            return self._native.evaluate(stage)
+        rows, sums = self.data[stage], Sums()
+        for begin in range(0, len(rows), EVALUATION_ROWS):
+            x, y = rows.cut(begin, min(begin + EVALUATION_ROWS, len(rows)), len(self))
+            done = self.network.forward(x, train=False)
+            found, penalty = [], None
+            if self.taps:
+                found = [extremes.find(z, places=False) for z in self._stacks(done)]
+                if self.measures_jumpstart:
+                    value, _ = extremes.loss(found, self.terms)
+                    penalty, _ = extremes.clipped(value, self.strengths, self.clips)
+            self._add(sums, self.objectives.loss(done.output, y)[0], penalty, done.output, y, found)
+        return sums
+
+    def measured(self, stage: str, sums: Sums) -> Measured:
+        """What sums say."""
+        assert isinstance(sums.losses, Tensor) and isinstance(sums.counts, Tensor)
+        total, scale = self._targets(stage) if self.objectives.task == "regression" else (sums.counts, sums.counts)
+        metrics = self.objectives.metrics(sums.counts, sums.rows, total, scale)
+        status = sums.statuses.compute() if sums.statuses is not None else None
+        return Measured(sums.losses / sums.rows, metrics, status)
+
+    def _targets(self, stage: str) -> tuple[Tensor, Tensor]:
+        """(R, T) sum of squares of the targets of a part around their mean, and their deviations."""
+        ys = [m.trainer.targets() if stage == "train" else m.experiment.data.val.y for m in self.members]
+        totals = [(y - y.mean(0)).double().square().sum(0) for y in ys]
+        scales = [torch.tensor(m.experiment.data.target_std or (1.0,)).double() for m in self.members]
+        return torch.stack(totals), torch.stack([scale.to(self.device) for scale in scales])
+
+    # An epoch that is not yet over, as its checkpoint has it
+
+    def _partial(self) -> Sums:
+        """The sums of the epoch that the checkpoints of all runs lie in."""
+        if not self.step:
+            return Sums()
+        for member in self.members:
+            if member.trainer.status and member.trainer.logged:
+                member.trainer.status["train"].reduce()
+        states = [member.trainer.partial() for member in self.members]
+        totals, statuses = [state["totals"] for state in states], [state["status"] for state in states]
+        found = Sums(
+            torch.stack([state["losses"] for state in totals]),
+            torch.stack([state["counts"] for state in totals]),
+            totals[0]["rows"],
+        )
+        if statuses[0]:
+            found.statuses = Statuses.joined(statuses)
+        return found
+
+    def _share(self, member: Member) -> None:
+        """Tells a trainer the sums of an epoch that is not yet over."""
+        run, sums = self.members.index(member), self._sums
+        nothing = torch.zeros(len(self), 1, dtype=torch.float64, device=self.device)
+        losses, counts = (x if isinstance(x, Tensor) else nothing for x in (sums.losses, sums.counts))
+        totals = {"rows": sums.rows, "skipped": 0, "losses": losses[run], "counts": counts[run]}
+        status = sums.statuses.of(run, self.layers) if sums.statuses is not None else {}
+        member.trainer.load_partial({"totals": totals, "status": status})
+
+
+def _statistics(model: Rectangular) -> Iterator[tuple[Tensor, Tensor]]:
+    """Running mean and variance of every batch normalisation."""
+    for module in model.modules():
+        if isinstance(module, torch.nn.BatchNorm1d):
+            assert module.running_mean is not None and module.running_var is not None
+            yield module.running_mean, module.running_var

@@ -1,0 +1,178 @@
+"""Which runs can be trained as one program, by which engine, and how many at once. Nothing heavy is imported here."""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from regx.data import REGISTRY as DATASETS
+from regx.data.tables import SUFFIXES
+from regx.training.config import RunConfig
+from regx.training.experiments import RectangularConfig
+from regx.training.options import REGULARIZER, options_of
+
+ENGINES = ("single", "vectorised", "native")
+# Runs of a program: more are not faster, as their activations leave the processor's caches.
+MOST = 64
+# Share of the machine's memory that a program may take.
+MEMORY_SHARE = 0.2
+# Widest layers that the native engine is compiled for; the matrix products of wider ones are faster in a BLAS.
+NATIVE_WIDTH = 16
+NATIVE_ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "identity")
+
+# Options that may differ between the runs of a program: numbers that an array with a run axis can hold.
+_NUMBERS = {
+    "seed",
+    "data_seed",
+    "noise",
+    "lambda_",
+    "target_sparsity",
+    "lr",
+    "lr_schedule",
+    "lr_warmup",
+    "lr_milestones",
+    "lr_gamma",
+    "lr_cycle_length",
+    "lr_cycle_mult",
+    "lr_cycle_mode",
+    "lr_min",
+    "lr_patience",
+    "epochs",
+    "stop_at",
+    "patience",
+    "pretrained",
+    "regularizer",
+    "optimize",
+}
+# Numbers of which it must be equal whether they are there.
+_PRESENT = ("weight_decay", "momentum", "grad_clip", "ema", "dropout")
+# Penalties that act in the forward pass and that the batched network does not compute.
+_IN_FORWARD = ("activation_l1", "activation_l2", "l0")
+
+
+def obstacle(config: RunConfig) -> str | None:
+    """Why a run can only be trained by itself; None where it can be part of a program."""
+    if not isinstance(config, RectangularConfig):
+        return f"{config.model_name()} is no rectangular network"
+    if _is_images(config.dataset):
+        return f"{config.dataset} has images"
+    for option, wanted in (("compile", False), ("amp", "no"), ("accumulate", 1), ("log_speed", False)):
+        if getattr(config, option) != wanted:
+            return f"--{option.replace('_', '-')}"
+    if config.plot_status:
+        return "--plot-status"
+    if config.devices.startswith("cpu:") or (config.devices.isdigit() and int(config.devices) > 1):
+        return f"--devices {config.devices}"
+    if config.hook_at == "layer" and not config.skip_batchnorm and config.batchnorm:
+        return "--hook-at layer with --no-skip-batchnorm"
+    names = [penalty.name for penalty in config.penalties()]
+    for name in _IN_FORWARD:
+        if name in names:
+            return f"regularizer {name}"
+    if names.count("jumpstart") > 1:
+        return "several jumpstart regularizers"
+    for penalty in config.penalties():
+        if penalty.name == "jumpstart" and penalty.options.get("tie_breaking") == "random":
+            return "--tie-breaking random"
+        if penalty.name == "jumpstart" and penalty.options.get("hook_at", config.hook_at) != config.hook_at:
+            return "jumpstart and status hooked at different places"
+    return None
+
+
+def native_obstacle(config: RunConfig) -> str | None:
+    """Why the native engine cannot train a run on any machine; None where it can."""
+    found = obstacle(config)
+    if found or not isinstance(config, RectangularConfig):
+        return found
+    if config.width > NATIVE_WIDTH:
+        return f"width {config.width} is more than {NATIVE_WIDTH}"
+    if config.activation not in NATIVE_ACTIVATIONS:
+        return f"--activation {config.activation}"
+    if config.devices != "cpu" and config.devices != "auto":
+        return f"--devices {config.devices}"
+    for option in ("batchnorm", "skip_connections", "dropout", "ema", "label_smoothing", "fast_dev_run"):
+        if getattr(config, option):
+            return f"--{option.replace('_', '-')}"
+    if config.lr_update == "step":
+        return "--lr-update step"
+    if config.hook_at != "activation":
+        return "--hook-at layer"
+    for penalty in config.penalties():
+        if penalty.name != "jumpstart":
+            return f"regularizer {penalty.name}"
+        if penalty.options.get("aggr", "balanced") != "balanced":
+            return f"--aggr {penalty.options['aggr']}"
+        if penalty.options.get("tie_breaking", "single") != "single":
+            return f"--tie-breaking {penalty.options['tie_breaking']}"
+    return None
+
+
+def likeness(config: RunConfig) -> str:
+    """Two runs with the same text can be one program, where their data turn out to have the same shape."""
+    options = [item for item in options_of(type(config)) if item.identity or item.name in ("engine", "devices")]
+    kept: dict[str, Any] = {item.name: getattr(config, item.name) for item in options if item.panel != REGULARIZER}
+    kept = {name: value for name, value in kept.items() if name not in _NUMBERS}
+    kept |= {name: bool(kept[name]) for name in _PRESENT if name in kept}
+    if config.dataset in DATASETS and DATASETS[config.dataset].facts["kind"] == "toy":
+        kept["dataset"] = "toy"
+    kept["penalties"] = [(p.name, p.options, bool(p.strength.clip)) for p in config.penalties()]
+    kept |= {"hook_at": config.hook_at, "skip_last": config.skip_last, "task_loss": config.task_loss}
+    kept |= {"skip_batchnorm": config.skip_batchnorm, "experiment": config.experiment}
+    return json.dumps(kept, sort_keys=True, default=str)
+
+
+def most_runs(config: RunConfig) -> int:
+    """How many such runs one program should hold: at most `MOST`, fewer where they would not fit into memory."""
+    assert isinstance(config, RectangularConfig)
+    rows = _rows(config) or 10_000
+    batch = rows if config.batch_size == "full" else min(int(config.batch_size), rows)
+    # Pre-activations, activations and gradients of a batch; those of a validation pass; the data.
+    numbers = config.width * config.depth * (4 * batch + 2 * min(rows // 4, 8192)) + 2 * rows * _features(config)
+    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (os.cpu_count() or 1)
+    return max(1, min(MOST, int(MEMORY_SHARE * memory / (4 * numbers))))
+
+
+def seconds_per_epoch(config: RunConfig, engine: str) -> float | None:
+    """Roughly how long an epoch of a run takes on a core, with a validation; None where its data's size is not known.
+
+    Of the multiplications of a step, and of what was measured of small and of large networks on one core.
+    """
+    rows = _rows(config)
+    if not isinstance(config, RectangularConfig) or rows is None or _is_images(config.dataset):
+        return None
+    batch = rows if config.batch_size == "full" else min(int(config.batch_size), rows)
+    steps = -(-rows // batch)
+    weights = _features(config) * config.width + (config.depth - 1) * config.width**2 + 2 * config.width
+    values = config.depth * config.width
+    # Seconds of an operation without any data, of one multiply-add, and of one activation.
+    overhead, per_product, per_value = {
+        "single": (60e-6 * config.depth + 1e-3, 1e-10, 4e-9),
+        "vectorised": (3e-6 * config.depth, 1e-10, 8e-9),
+        "native": (1e-7 * config.depth, 5e-11, 1.5e-9),
+    }[engine]
+    return steps * (overhead + batch * (3 * weights * per_product + values * per_value)) * 1.3
+
+
+def _is_images(dataset: str) -> bool:
+    if dataset in DATASETS:
+        return DATASETS[dataset].facts["kind"] == "image"
+    return not dataset.startswith("uci:") and not dataset.lower().endswith(SUFFIXES)
+
+
+def _rows(config: RunConfig) -> int | None:
+    """Rows to train on, as far as the registry knows."""
+    if config.dataset not in DATASETS:
+        return None
+    facts = DATASETS[config.dataset].facts
+    rows = config.n_samples if facts["kind"] == "toy" else facts.get("rows")
+    if rows is None:
+        return None
+    rows = min(rows, config.subset or rows)
+    return max(
+        1, round(rows * (1 - sum(0.2 if size is None else size for size in (config.val_size, config.test_size))))
+    )
+
+
+def _features(config: RunConfig) -> int:
+    return DATASETS[config.dataset].facts.get("features") or 100 if config.dataset in DATASETS else 100
