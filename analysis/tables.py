@@ -8,6 +8,7 @@ from regx.analysis.configurations import configurations
 from regx.analysis.jumpstart_tables import key_metrics, ranks, strengths, uci, win_draw_loss
 from regx.analysis.pivots import frontier, pivot
 from regx.analysis.runs import Run
+from regx.analysis.stability import stability
 from regx.analysis.table import Table, TableSpec
 from regx.errors import UserError, did_you_mean
 
@@ -21,6 +22,7 @@ TABLES: dict[str, Callable[[Sequence[Run], TableSpec | None], Table]] = {
     "uci": uci,
     "frontier": frontier,
     "pivot": pivot,
+    "stability": stability,
 }
 
 

@@ -387,7 +387,8 @@ class RunConfig:
 
     def as_yaml(self) -> str:
         """The whole configuration as a YAML document that `--config` reads back."""
-        return yaml.safe_dump(self.as_dict(), sort_keys=False, allow_unicode=True)
+        dumper = getattr(yaml, "CSafeDumper", yaml.SafeDumper)  # the same ten times faster, where libyaml is there
+        return yaml.dump(self.as_dict(), Dumper=dumper, sort_keys=False, allow_unicode=True)
 
     def identity(self) -> dict[str, Any]:
         """What the run's numbers depend on: the options that differ from their defaults, and a data file's content.

@@ -16,6 +16,7 @@ result.json            written last: its presence means that the run has ended
 from __future__ import annotations
 
 import csv
+import functools
 import io
 import json
 import math
@@ -278,14 +279,6 @@ def _finite(value: Any) -> Any:
 
 def environment(argv: list[str]) -> dict[str, Any]:
     """What a run ran on: versions, commit, command line. No environment variables: they hold secrets."""
-    from importlib.metadata import PackageNotFoundError, version
-
-    versions = {}
-    for package in ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "ucimlrepo", "wandb", "typer"):
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = None
     return {
         "regx": __version__,
         "commit": _commit(),
@@ -293,10 +286,24 @@ def environment(argv: list[str]) -> dict[str, Any]:
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "cpu_count": os.cpu_count(),
-        "versions": versions,
+        "versions": _versions(),
     }
 
 
+@functools.cache  # many runs of one process ask for it
+def _versions() -> dict[str, str | None]:
+    from importlib.metadata import PackageNotFoundError, version
+
+    versions: dict[str, str | None] = {}
+    for package in ("torch", "torchvision", "numpy", "pandas", "scikit-learn", "ucimlrepo", "wandb", "typer"):
+        try:
+            versions[package] = version(package)
+        except PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+@functools.cache
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
     if not (root / ".git").exists():

@@ -15,7 +15,8 @@ from tests.training.silent import Silent
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 
 
-def test_first_epochs_equal_those_of_the_cpu(tmp_path: Path) -> None:
+@pytest.mark.parametrize("engine", ["single", "vectorised"])
+def test_first_epochs_equal_those_of_the_cpu(engine: str, tmp_path: Path) -> None:
     last = {}
     for device in ("cpu", "cuda"):
         config = RectangularConfig(
@@ -23,6 +24,7 @@ def test_first_epochs_equal_those_of_the_cpu(tmp_path: Path) -> None:
             lambda_=0.01,
             epochs=3,
             devices=device,
+            engine=engine,
             deterministic=True,
             run_dir=str(tmp_path / device),
             wandb="disabled",

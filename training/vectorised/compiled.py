@@ -48,7 +48,7 @@ class Compiled:
             self._parameters(optimizer.first),
             self._parameters(optimizer.second) if config.optimizer != "sgd" else None,
             task=group.objectives.task,
-            optimizer=config.optimizer,  # type: ignore[arg-type]
+            optimizer=config.optimizer,
             lr=optimizer.rates,
             t=optimizer.steps,
             decay=optimizer.decays[0].contiguous(),

@@ -362,7 +362,7 @@ struct Run {
         const int64_t *labels = (const int64_t *)call.y + (call.shared_y ? 0 : run * call.rows);
         const float *targets = (const float *)call.y + (call.shared_y ? 0 : run * call.rows * K);
         double *counts = call.counts + run * (call.task == REGRESSION ? 2 * K : 1);
-        auto at = [this](Floats *matrix, int64_t k, int64_t i) -> float & { return ((float *)(matrix + k * apart))[i]; };
+        auto at = [this](Floats *m, int64_t k, int64_t i) -> float & { return ((float *)(m + k * apart))[i]; };
         task_loss = 0;
         if (call.task == REGRESSION) {
             for (int64_t k = 0; k < K; k++)
@@ -427,7 +427,8 @@ struct Run {
     // d: gradient by the pre-activations of a layer, of g, that by its activations, and of Jumpstart.
     void slopes(int64_t l, double strength) {
         const float up = call.positive_margin, down = call.negative_margin;
-        const float of_high = -strength * call.point_positive / (L * rows), of_low = strength * call.point_negative / (L * rows);
+        const float of_high = -strength * call.point_positive / (L * rows);
+        const float of_low = strength * call.point_negative / (L * rows);
         const Floats *a = pre(l), *h = post(l);
         for (int64_t v = 0; v < vectors; v++) {
             Floats from_high = {}, from_low = {}, high = {}, low = {};
@@ -501,7 +502,7 @@ struct Run {
     }
 
     void go(int64_t which) {
-        run = which, penalty = 0;
+        run = which;
         read(value, call.weights), read(first, call.first), read(second, call.second);
         for (int64_t step = 0; step < call.steps; step++) {
             const int64_t begin = step * call.batch, left = call.used - begin;

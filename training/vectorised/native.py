@@ -347,7 +347,7 @@ def _library(width: int, activation: str) -> ctypes.CDLL:
 
 
 def _compiler() -> list[str]:
-    chosen = os.environ.get("CXX")
+    chosen = os.environ.get("CXX", "").strip()
     if chosen:
         command = shlex.split(chosen)
         if shutil.which(command[0]):
