@@ -18,7 +18,7 @@ from regx.cli.sweep_engines import Address, Each, EngineName, Gpus, Place, Slurm
 from regx.errors import RunFailed, UserError
 from regx.sweeps import definition, document, plan, registry, trial, wandb_form
 from regx.sweeps.definition import Sweep
-from regx.sweeps.report import Report
+from regx.sweeps.report import Report, alive
 from regx.sweeps.trial import Trial
 
 if TYPE_CHECKING:
@@ -81,22 +81,28 @@ def plan_(
     seeds: Seeds = None,
     run_cap: RunCap = None,
     run_dir: RunDir = Path("runs"),
+    engine: EngineName = "auto",
+    workers: Workers = "auto",
     all: Annotated[bool, typer.Option("--all", help="Print every run, not only the first twenty.")] = False,
     format: Format = "table",
 ) -> None:
-    """Check a sweep and print what it would run, without running it."""
+    """Check a sweep and print what it would run, how and roughly how long, without running it."""
     output.check_format(format)
+    where = sweep_engines.place(engine, workers, None)
     sweep = read(name, changes, seeds, run_cap)
     folder = registry.folder_of(sweep, run_dir)
     most_runs(sweep)
     trials = known(sweep, folder)
     states = [plan.state(item)[0] for item in trials]
+    missing = [item for item, now in zip(trials, states, strict=True) if now not in (plan.FINISHED, plan.FAILED)]
+    summary = where.planner().summary(missing, where.count())
     if format == "json":
         rows = [
             {"run": item.place().name, "state": status, "label": item.label, "seed": item.seed, "options": item.options}
             for item, status in zip(trials, states, strict=True)
         ]
-        print(json.dumps({"sweep": sweep.name, "folder": str(folder), "runs": len(rows), "trials": rows}, indent=2))
+        found = {"sweep": sweep.name, "folder": str(folder), "runs": len(rows), "programs": summary, "trials": rows}
+        print(json.dumps(found, indent=2))
         return
     shown = len(trials) if all else 20
     if trials:
@@ -109,6 +115,8 @@ def plan_(
         print(f"bayes chooses up to {sweep.run_cap} configurations, one after the other")
     counted = ", ".join(f"{count} {status}" for status, count in plan.counts(states).items())
     print(f"{len(trials)} runs in {folder}" + (f": {counted}" if counted else ""))
+    if missing:
+        sweep_engines.print_programs(where, summary)
 
 
 def _columns(trials: list[Trial]) -> tuple[list[str], list[list[Any]]]:
@@ -149,7 +157,7 @@ def run(
     wandb: Wandb = "disabled",
     yes: Annotated[bool, typer.Option("--yes", help="Begin any number of runs without a question.")] = False,
     run_dir: RunDir = Path("runs"),
-    engine: EngineName = "local",
+    engine: EngineName = "auto",
     workers: Workers = "auto",
     gpus: Gpus = None,
     address: Address = None,
@@ -187,7 +195,7 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
     if len(trials) > plan.MANY and not yes:
         ask(sweep, f"{len(trials):,}")
     registry.keep(sweep, folder)
-    driver = Driver(sweep, folder, trials)
+    driver = Driver(sweep, folder, trials, where.planner())
     if driver.left():
         _drive(sweep, driver, where)
     else:
@@ -202,7 +210,7 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
 def _drive(sweep: Sweep, driver: Driver, where: Place) -> None:
     before, report = time.monotonic(), driver.report
     with progress.waiting("loading PyTorch"):
-        engine = sweep_engines.start(where, driver.folder, driver.most(), driver.gpus())
+        engine = sweep_engines.start(where, driver.folder, driver.most, driver.gpus())
     with sweep_progress.watcher(sweep) as watch:
         driver.run(engine, watch)
     took = sweep_progress.duration(time.monotonic() - before)
@@ -241,7 +249,7 @@ def retry(
     name: Name,
     wandb: Wandb = "disabled",
     run_dir: RunDir = Path("runs"),
-    engine: EngineName = "local",
+    engine: EngineName = "auto",
     workers: Workers = "auto",
     gpus: Gpus = None,
     address: Address = None,
@@ -265,14 +273,12 @@ def retry(
 @app.command(rich_help_panel="Run")
 def status(name: Name, run_dir: RunDir = Path("runs"), format: Format = "table") -> None:
     """Say how a sweep stands: runs by state, who is at work on what, and why runs have failed."""
-    from regx.sweeps import driver
-
     output.check_format(format)
     sweep, folder = ran(name, run_dir)
     trials = plan.trials(sweep, folder)
     states = {item.key: plan.state(item) for item in trials}
-    drivers = driver.alive(folder)
-    at_work = {entry["key"] for one in drivers.values() for entry in one["running"].values()}
+    drivers = alive(folder)
+    at_work = {key for one in drivers.values() for entry in one["running"].values() for key in entry["keys"]}
     words = ["running" if item.key in at_work else states[item.key][0] for item in trials]
     failed = {
         item.describe(): states[item.key][1].get("error", "") for item in trials if states[item.key][0] == plan.FAILED
@@ -310,7 +316,7 @@ def stop(name: Name, run_dir: RunDir = Path("runs")) -> None:
         print(f"{name}: W&B hands out no more runs")
         return
     sweep, folder = ran(name, run_dir)
-    drivers = driver.alive(folder)
+    drivers = alive(folder)
     write_atomically(folder / driver.STOP, "")
     print(
         f"{sweep.name}: asked {len(drivers)} at work to stop" if drivers else f"{sweep.name}: nobody is at work on it"

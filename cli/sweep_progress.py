@@ -94,13 +94,13 @@ class Live(Lines):
             line.append(f"{key} ", style="dim").append(f"{value}   ", style="red" if key == "failed" else "")
         done = report.finished + len(report.failed)
         workers = Table.grid(padding=(0, 2))
-        for worker, (trial, at) in sorted(report.running.items()):
+        for worker, (program, at) in sorted(report.running.items()):
             share = f"epoch {at.epoch}/{at.epochs}" if at else "starting"
             workers.add_row(
                 Text(worker, style="cyan"),
                 ProgressBar(at.epochs if at else 1, at.epoch if at else 0, width=16),
                 Text(share, style="dim"),
-                Text(trial.describe(), overflow="ellipsis", no_wrap=True),
+                Text(program.describe(), overflow="ellipsis", no_wrap=True),
             )
         for worker, why in sorted(report.dismissed.items()):
             workers.add_row(Text(worker, style="red"), "", Text("stopped", style="red"), Text(why))
@@ -120,7 +120,7 @@ def _events(report: Report) -> Iterator[str]:
 
 def counts(sweep: Sweep, report: Report) -> dict[str, str]:
     """How a sweep stands, in a few words each."""
-    found = {"done": f"{report.finished}/{report.total}", "running": str(len(report.running))}
+    found = {"done": f"{report.finished}/{report.total}", "running": str(report.at_work())}
     if report.failed:
         found["failed"] = str(len(report.failed))
     if report.best is not None:

@@ -1,4 +1,4 @@
-"""Carries a sweep out: gives its trials to an engine's workers, and deals with whatever happens to them.
+"""Carries a sweep out: gives its trials in programs to an engine's workers, and deals with whatever happens to them.
 
 The run folders are the state. Whatever this process remembers, another one finds out anew after it was killed; several
 may work at the same sweep at once.
@@ -19,23 +19,25 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from regx.errors import UserError
 from regx.sweeps import distributions, plan, suggest, work
 from regx.sweeps.definition import Sweep
 from regx.sweeps.engines import Engine, Progress
-from regx.sweeps.report import Report
+from regx.sweeps.programs import Planner, Program
+from regx.sweeps.report import DRIVERS, Pace, Report, Work
 from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
-from regx.training.folder import PRUNED, RunFolder, to_json, write_atomically
+from regx.training.folder import PRUNED, write_atomically
 
-# A worker takes no more work after errors of so many different trials in a row, which go back to the others.
+# A worker takes no more work after errors in so many different programs in a row, which go back to the others.
 ERRORS_IN_A_ROW = 5
 # A trial whose process was lost so often more than errors are retried is given up.
 MORE_LOSSES = 2
+# After so many losses, a trial is trained alone: it may be what has killed its program.
+LOSSES_IN_COMPANY = 2
 # Seconds until a trial that another process trains is looked at again.
 BUSY_SECONDS = 2.0
-# Seconds between two lives of the file by which `regx sweep status` sees a driver, and after which it is dead.
-HEARTBEAT, DEAD_AFTER = 2.0, 20.0
+# Seconds between two lives of the file by which `regx sweep status` sees a driver.
+HEARTBEAT = 2.0
 POLL = 0.2
 # So many finished runs without the metric, and none with it, end the sweep.
 LACKING = 3
@@ -51,30 +53,35 @@ class Driver:
         sweep: what to run.
         folder: of the sweep; parent of the run folders.
         trials: of a grid or random search, all; of a search by `bayes`, those begun.
+        planner: puts trials together (default: never).
     """
 
-    def __init__(self, sweep: Sweep, folder: Path, trials: list[Trial]) -> None:
-        self.sweep, self.folder = sweep, folder
+    def __init__(self, sweep: Sweep, folder: Path, trials: list[Trial], planner: Planner | None = None) -> None:
+        self.sweep, self.folder, self.planner = sweep, folder, planner or Planner()
         self.report = Report()
         self._trials = {item.key: item for item in trials}
+        # Trials that belong to no program yet, and programs that no worker has yet.
         self._queue: deque[Trial] = deque()
+        self._programs: deque[Program] = deque()
+        self._works: dict[str, Work] = {}
+        self._begun: set[str] = set()
+        self._alone: set[str] = set()
         self._ended: dict[str, str] = {}
         self._values: dict[str, float] = {}
         self._attempts: Counter[str] = Counter()
         self._losses: Counter[str] = Counter()
-        # Trials that failed on a worker since it last had one that did not.
-        self._errors: dict[str, dict[str, Trial]] = {}
+        # What failed on a worker since it last had a trial that did not: a program's first trial -> those that failed.
+        self._errors: dict[str, dict[str, list[Trial]]] = {}
         self._given_back: set[str] = set()
         self._dice = random.Random(0)
         self._not_before: dict[str, float] = {}
-        self._began: dict[str, float] = {}
-        self._durations: list[float] = []
+        self._pace = Pace()
         self._asked_to_stop = 0
         self._exhausted = False
         self._lacking: list[str] = []
         self._start = time.time()
         self._beat = 0.0
-        self._heart = folder / ".drivers" / f"{socket.gethostname()}-{os.getpid()}.json"
+        self._heart = folder / DRIVERS / f"{socket.gethostname()}-{os.getpid()}.json"
         self._take_stock()
 
     def _take_stock(self) -> None:
@@ -88,6 +95,7 @@ class Driver:
             else:
                 (begun if status == plan.UNFINISHED else new).append(item)
         self._queue.extend([*begun, *new])
+        self._begun = {item.key for item in begun}
         self.report.found = self.report.finished
         self._judge_metric()
 
@@ -116,11 +124,11 @@ class Driver:
             self.engine.close()
             self._heart.unlink(missing_ok=True)
 
-    def most(self) -> int:
-        """Trials that could be carried out at once: more workers than these would only start up."""
+    def most(self, workers: int) -> int:
+        """Programs that there are for so many workers: more workers than these would only start up."""
         if self.sweep.method == "bayes":
             return (self.sweep.run_cap or 1) * len(self.sweep.seeds())
-        return max(1, len(self._queue))
+        return max(1, len(self.planner.programs(self._queue, workers, self._company)))
 
     def gpus(self) -> int:
         """How many GPUs a run takes."""
@@ -135,25 +143,52 @@ class Driver:
 
     def left(self) -> bool:
         """Whether anything is left to do."""
-        return bool(self._queue) or self._may_propose()
+        return bool(self._queue or self._programs) or self._may_propose()
 
     def _fill(self) -> None:
-        """Gives every idle worker a trial, as long as there are any."""
+        """Gives every idle worker a program, as long as there are any."""
         for worker in self.engine.idle():
             if self.report.ended:
                 return
             if self._errors.get(worker):
                 # Is it the worker, or are the next trials all of one kind? Another one tells.
-                self._queue.rotate(self._dice.randrange(len(self._queue) + 1))
-            item = self._next()
-            if item is None:
+                for waiting in (self._queue, self._programs):
+                    waiting.rotate(self._dice.randrange(len(waiting) + 1))
+            program = self._next()
+            if program is None:
                 return
-            self.report.running[worker] = (item, None)
-            self._began[worker] = time.monotonic()
-            self.engine.submit(item, worker)
+            self.report.running[worker] = (program, None)
+            self._works[worker] = Work(program, time.monotonic())
+            self.engine.submit(program, worker)
 
-    def _next(self) -> Trial | None:
-        now = time.monotonic()
+    def _next(self) -> Program | None:
+        while True:
+            if not self._programs:
+                ready = self._ready()
+                if not ready and not self._queue and self._may_propose():
+                    ready = self._proposed()
+                # Of a search, a program has the seeds of one point: the other workers get points of their own.
+                workers = 1 if self.sweep.method == "bayes" else len(self.engine.workers())
+                self._programs.extend(self.planner.programs(ready, workers, self._company))
+            if not self._programs:
+                return None
+            program = self._programs.popleft()
+            for item in program.trials:
+                # Another driver may have done it meanwhile.
+                status, result = plan.state(item)
+                if status in (plan.FINISHED, plan.FAILED):
+                    self._note(work.outcome(item, result, "", trained=False))
+                    program = program.without(item.key)
+            if program.trials:
+                return program
+
+    def _company(self, item: Trial) -> str | bool:
+        """What the trials of a program have in common: they go on or begin anew; or one of them is to be alone."""
+        return item.key if item.key in self._alone else item.key in self._begun
+
+    def _ready(self) -> list[Trial]:
+        """Takes those trials out of the queue that can begin now."""
+        now, found = time.monotonic(), []
         for _ in range(len(self._queue)):
             item = self._queue.popleft()
             if item.after is not None and self._ended.get(item.after.key) == work.FAILED:
@@ -163,12 +198,8 @@ class Driver:
             ):
                 self._queue.append(item)
             else:
-                # Another driver may have done it meanwhile.
-                status, result = plan.state(item)
-                if status not in (plan.FINISHED, plan.FAILED):
-                    return item
-                self._note(work.outcome(item, result, "", trained=False))
-        return self._proposed() if not self._queue and self._may_propose() else None
+                found.append(item)
+        return found
 
     def _may_propose(self) -> bool:
         return self.sweep.method == "bayes" and not self._exhausted and len(self._points()) < (self.sweep.run_cap or 0)
@@ -180,7 +211,8 @@ class Driver:
             found.setdefault(json.dumps(item.parameters, sort_keys=True), []).append(item)
         return found
 
-    def _proposed(self) -> Trial | None:
+    def _proposed(self) -> list[Trial]:
+        """The trials of the next point of a search."""
         assert self.sweep.metric is not None
         finished, running = [], []
         for same in self._points().values():
@@ -202,10 +234,8 @@ class Driver:
             made = made or self._new(distributions.random(self.sweep.parameters, 1, len(self._trials) * TRIES + index))
         if not made:  # as good as all of a small space has been tried
             self._exhausted = True
-            return None
         self._trials |= {item.key: item for item in made}
-        self._queue.extend(made[1:])
-        return made[0]
+        return made
 
     def _new(self, point: dict[str, Any]) -> list[Trial]:
         """The trials of a proposal that the conditions allow and that has not been tried."""
@@ -213,19 +243,18 @@ class Driver:
         return [] if any(item.key in self._trials for item in made) else made
 
     def _happened(self, event: Outcome | Progress) -> None:
+        running = self.report.running
         if isinstance(event, Progress):
-            if event.worker in self.report.running:
-                item, _ = self.report.running[event.worker]
-                self.report.running[event.worker] = (item, event)
+            if event.worker in running:
+                running[event.worker] = (running[event.worker][0], event)
+                self._works[event.worker].tell(event, time.monotonic())
             return
-        item = event.trial
-        self.report.running.pop(event.worker, None)
+        item, mine = self._trials[event.trial.key], self._works[event.worker]
         if event.status in (work.FINISHED, work.FAILED):
             self._errors.pop(event.worker, None)
-            if event.trained:
-                self._durations.append(time.monotonic() - self._began[event.worker])
+            mine.trained += event.trained
             if event.status == work.FAILED:
-                _record(item, event.message)
+                work.record(item, event.message)
             for text in event.warnings:
                 self.report.warnings.setdefault(text, item.describe())
             self._note(event)
@@ -233,46 +262,63 @@ class Driver:
             self._not_before[item.key] = time.monotonic() + BUSY_SECONDS
             self._queue.append(item)
         elif event.status == work.INTERRUPTED:
-            self._queue.appendleft(item)
+            mine.to_go_on.append(item)
         else:
-            self._try_again(event)
+            self._try_again(item, event, mine)
+        program, at = running[event.worker]
+        running[event.worker] = (program.without(item.key), at)
+        if not running[event.worker][0].trials:
+            self._is_over(event)
 
-    def _try_again(self, event: Outcome) -> None:
-        """After an error or a loss: the trial goes back, or is given up; the worker too."""
-        item = event.trial
-        counter = self._losses if event.status == work.LOST else self._attempts
-        counter[item.key] += 1
-        limit = self.sweep.sidecar.retries + (MORE_LOSSES if event.status == work.LOST else 0)
-        if counter[item.key] > limit:
+    def _is_over(self, last: Outcome) -> None:
+        """A program has ended with this outcome: what is half done goes on first, and the worker may be a bad one."""
+        mine = self._works.pop(last.worker)
+        del self.report.running[last.worker]
+        self._pace.over(mine, time.monotonic())
+        self._begun |= {item.key for item in mine.to_go_on}
+        self._programs.extendleft(reversed(self.planner.programs(mine.to_go_on, 1, self._company)))
+        self._programs.extend(self.planner.programs(mine.to_begin_anew, 1, self._company))
+        if len(self._errors.get(last.worker, {})) >= ERRORS_IN_A_ROW:
+            self._dismiss(last.worker, last.message)
+
+    def _try_again(self, item: Trial, event: Outcome, mine: Work) -> None:
+        """After an error or a loss: the trial goes back, or is given up."""
+        lost, company = event.status == work.LOST, len(mine.program.trials) > 1
+        counter = self._losses if lost else self._attempts
+        # What is an error of all does not tell which trial is to blame.
+        counter[item.key] += lost or not company
+        if company and (not lost or counter[item.key] >= LOSSES_IN_COMPANY):
+            self._alone.add(item.key)
+        if counter[item.key] > self.sweep.sidecar.retries + (MORE_LOSSES if lost else 0):
             self._give_up(item, event.message)
-        elif event.status == work.LOST:
-            self._queue.appendleft(item)  # it goes on from its checkpoint
+        elif lost:
+            mine.to_go_on.append(item)
         else:
-            _forget(item)
-            self._queue.append(item)
-        mine = self._errors.setdefault(event.worker, {})
-        mine[item.key] = item
-        if len(mine) >= ERRORS_IN_A_ROW:
-            self._dismiss(event.worker, mine, event.message)
+            work.forget(item)
+            mine.to_begin_anew.append(item)
+        errors = self._errors.setdefault(event.worker, {})
+        errors.setdefault(mine.program.trials[0].key, []).append(item)
 
-    def _dismiss(self, worker: str, mine: dict[str, Trial], message: str) -> None:
+    def _dismiss(self, worker: str, message: str) -> None:
         """Gives a worker no more work; what it has spoilt is tried once more by the others."""
+        mine = [item for items in self._errors.pop(worker).values() for item in items]
         self.engine.dismiss(worker)
-        self.report.dismissed[worker] = f"{len(mine)} trials in a row failed, the last: {message}"
+        count = len({item.key for item in mine})
+        self.report.dismissed[worker] = f"{count} trials in a row failed, the last: {message}"
         if not self.engine.workers():
             self.report.ended = "workers"
             return
-        for item in mine.values():
+        for item in mine:
             if self._ended.get(item.key) == work.FAILED and item.key not in self._given_back:
                 self._given_back.add(item.key)
                 del self._ended[item.key]
                 self.report.failed.pop(item.describe(), None)
-                _forget(item)
-                self._queue.append(item)
+                work.forget(item)
+                self._programs.extend(self.planner.programs([item], 1))
 
     def _give_up(self, item: Trial, message: str) -> None:
         """Writes down why, so that other commands know it too."""
-        _record(item, message)
+        work.record(item, message)
         self._note(Outcome(item, work.FAILED, "", message))
 
     def _note(self, event: Outcome) -> None:
@@ -314,10 +360,8 @@ class Driver:
         report.total = len(self._trials)
         if self.sweep.method == "bayes":
             report.total = max(report.total, (self.sweep.run_cap or 0) * len(self.sweep.seeds()))
-        if self._durations:
-            left = report.total - report.finished - len(report.failed) - len(report.running) / 2
-            mean = sum(self._durations) / len(self._durations)
-            report.seconds_left = mean * max(0, left) / max(1, len(self.engine.workers()))
+        workers = len(self.engine.workers())
+        report.seconds_left = self._pace.seconds_left(report, self._works, workers, time.monotonic())
         self.watch(report)
         if time.monotonic() - self._beat > HEARTBEAT:
             self._beat = time.monotonic()
@@ -328,48 +372,14 @@ class Driver:
     def _life(self) -> dict[str, Any]:
         running = {
             worker: {
-                "trial": item.describe(),
-                "key": item.key,
+                "trial": program.describe(),
+                "keys": [item.key for item in program.trials],
                 "epoch": at.epoch if at else 0,
                 "epochs": at.epochs if at else 0,
             }
-            for worker, (item, at) in self.report.running.items()
+            for worker, (program, at) in self.report.running.items()
         }
         return {"engine": self.engine.name, "running": running, "failed": self.report.failed}
-
-
-def _forget(item: Trial) -> None:
-    """Removes the result of a trial that an error ended, and its checkpoints, so that it can begin anew."""
-    folder = RunFolder(item.place())
-    if folder.result.is_file():
-        folder.clear()
-
-
-def _record(item: Trial, message: str) -> None:
-    """Writes the result of a trial that could not even begin."""
-    with suppress(UserError, OSError):  # the configuration cannot be made, or nothing can be written
-        config, folder = item.config(), RunFolder(item.place())
-        if folder.result.is_file():
-            return
-        item.leave_note()
-        nothing: dict[str, Any] = {"best": {}, "last": {}, "test": {}, "epochs": 0, "seconds": 0.0}
-        told = {"status": "failed", "ended": "error", "hash": config.hash(), "config": config.as_dict()}
-        write_atomically(folder.result, to_json(told | nothing | {"run_dir": str(folder.path), "error": message}))
-
-
-def alive(folder: Path) -> dict[str, dict[str, Any]]:
-    """The drivers that are at work in a sweep's folder: name -> what they say of themselves."""
-    found = {}
-    for path in sorted((folder / ".drivers").glob("*.json")):
-        host, _, process = path.stem.rpartition("-")
-        try:
-            if host == socket.gethostname():
-                os.kill(int(process), 0)
-            if time.time() - path.stat().st_mtime < DEAD_AFTER:
-                found[path.stem] = json.loads(path.read_text())
-        except (OSError, ValueError):  # it has just ended, or was killed
-            continue
-    return found
 
 
 @contextmanager

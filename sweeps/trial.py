@@ -11,7 +11,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,17 +235,59 @@ def carry_out(trial: Trial, observer: Observer, argv: list[str]) -> dict[str, An
     """
     from regx.training import experiment
 
-    config = trial.config()
-    folder = RunFolder(trial.place())
-    trial.leave_note()
-    result = folder.read_result()
-    if result is not None and result.get("ended") == PRUNED and trial.early is None:  # it goes on
-        folder.result.unlink()
+    config, folder = trial.config(), _prepare(trial)
     if launch.processes(config.devices) > 1:
         return _launch(config, folder, trial)
     more: dict[str, Any] = {"end": pruner(trial)} if trial.early else {}
     more |= {"sweep": trial.wandb_sweep, "point": trial.parameters}
     return experiment.run(config, observer, argv=argv, folder=folder, **more)
+
+
+def carry_out_together(
+    trials: Sequence[Trial],
+    observers: Sequence[Observer],
+    argv: list[str],
+    ended: Callable[[int, dict[str, Any] | Exception], None],
+) -> None:
+    """Does for several trials, trained as one program, what `carry_out` does for one.
+
+    Args:
+        trials: with an engine that trains programs.
+        observers: one for each.
+        argv: the command line, for env.json.
+        ended: called once for each, with its number and `result.json` or why there is none, as soon as it has ended.
+    """
+    from regx.training.vectorised.runs import Wanted, run_together
+
+    wanted, numbers = [], []
+    for number, (trial, observer) in enumerate(zip(trials, observers, strict=True)):
+        try:
+            folder = _prepare(trial)
+            if result := folder.read_result():
+                ended(number, result)
+                continue
+            end = pruner(trial) if trial.early else _never
+            more: dict[str, Any] = {"end": end, "sweep": trial.wandb_sweep, "point": trial.parameters}
+            wanted.append(Wanted(trial.config(), folder, observer, **more))
+            numbers.append(number)
+        except UserError as error:
+            ended(number, error)
+    if wanted:
+        run_together(wanted, argv=argv, ended=lambda index, how: ended(numbers[index], how))
+
+
+def _never(row: dict[str, float]) -> None:
+    """Ends no run."""
+
+
+def _prepare(trial: Trial) -> RunFolder:
+    """The run folder, with the trial's note; a run that hyperband has ended goes on where there is none."""
+    folder = RunFolder(trial.place())
+    trial.leave_note()
+    result = folder.read_result()
+    if result is not None and result.get("ended") == PRUNED and trial.early is None:
+        folder.result.unlink()
+    return folder
 
 
 def _launch(config: RunConfig, folder: RunFolder, trial: Trial) -> dict[str, Any]:

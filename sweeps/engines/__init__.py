@@ -1,17 +1,17 @@
-"""Where trials are carried out: on this machine, on a Ray cluster, or on SLURM. All look the same to the driver."""
+"""Where programs are carried out: on this machine, on a Ray cluster, or on SLURM. All look the same to the driver."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-from regx.sweeps.trial import Trial
+from regx.sweeps.programs import Program
 from regx.sweeps.work import Outcome
 
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a running trial is."""
+    """How far a running program is."""
 
     worker: str
     epoch: int
@@ -19,7 +19,7 @@ class Progress:
 
 
 class Engine(Protocol):
-    """Carries trials out. What it holds in memory may be lost: run folders are the state of a sweep.
+    """Carries programs out. What it holds in memory may be lost: run folders are the state of a sweep.
 
     Attributes:
         name: `local`, `ray` or `slurm`.
@@ -28,23 +28,23 @@ class Engine(Protocol):
     name: str
 
     def workers(self) -> list[str]:
-        """Names of those that take trials now, busy or not."""
+        """Names of those that take programs now, busy or not."""
         ...
 
     def idle(self) -> list[str]:
         """Names of those that could begin one now."""
         ...
 
-    def submit(self, item: Trial, worker: str) -> None:
-        """Gives a trial to an idle worker."""
+    def submit(self, program: Program, worker: str) -> None:
+        """Gives a program to an idle worker, which is busy until all of its trials have had an outcome."""
         ...
 
     def wait(self, seconds: float) -> list[Outcome | Progress]:
-        """What has happened since the last call; waits for it at most so long."""
+        """What has happened since the last call: an outcome for every trial; waits for it at most so long."""
         ...
 
     def dismiss(self, worker: str) -> None:
-        """Gives this worker no more trials."""
+        """Gives this worker no more programs."""
         ...
 
     def interrupt(self) -> None:
@@ -52,5 +52,5 @@ class Engine(Protocol):
         ...
 
     def close(self) -> None:
-        """Ends everything, at once where a trial still runs."""
+        """Ends everything, at once where something still runs."""
         ...

@@ -1,4 +1,4 @@
-"""Worker processes on this machine. They import PyTorch once and then carry one trial out after the other."""
+"""Worker processes on this machine. They import PyTorch once and then carry one program out after the other."""
 
 from __future__ import annotations
 
@@ -8,28 +8,36 @@ import multiprocessing.connection
 import os
 import signal
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
 from regx.sweeps import work
 from regx.sweeps.engines import Progress
+from regx.sweeps.programs import Program
 from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
 
-# Seconds between two words of a worker on how far its trial is.
-TELL_EVERY = 0.5
 # Seconds that interrupted trials are given to save a checkpoint.
 PATIENCE = 60.0
 
 
 @dataclass
 class _Worker:
+    """A worker.
+
+    Attributes:
+        name: for the driver.
+        process: that it is now.
+        pipe: to the process.
+        trials: of its program, those without an outcome, by their keys.
+    """
+
     name: str
     process: BaseProcess
     pipe: Connection
-    trial: Trial | None = None
+    trials: dict[str, Trial] = field(default_factory=dict)
 
 
 class LocalEngine:
@@ -47,7 +55,7 @@ class LocalEngine:
         self._context: Any = multiprocessing.get_context("forkserver" if "forkserver" in methods else "spawn")
         if "forkserver" in methods:
             # One process imports PyTorch, and the others are copies of it: a new worker costs next to nothing.
-            self._context.set_forkserver_preload(["regx.training.experiment"])
+            self._context.set_forkserver_preload(["regx.training.experiment", "regx.training.vectorised.runs"])
         self._gpus = [gpu.replace("+", ",") for gpu in gpus or []]
         self._threads = max(1, (os.cpu_count() or 1) // count)
         self._workers = {name: self._start(name, number) for number, name in enumerate(_names(count))}
@@ -66,18 +74,18 @@ class LocalEngine:
         return list(self._workers)
 
     def idle(self) -> list[str]:
-        """Names of the workers without a trial."""
-        return [worker.name for worker in self._workers.values() if worker.trial is None]
+        """Names of the workers without a program."""
+        return [worker.name for worker in self._workers.values() if not worker.trials]
 
-    def submit(self, item: Trial, worker: str) -> None:
-        """Gives a trial to an idle worker."""
+    def submit(self, program: Program, worker: str) -> None:
+        """Gives a program to an idle worker."""
         mine = self._workers[worker]
-        mine.trial = item
+        mine.trials = {item.key: item for item in program.trials}
         with contextlib.suppress(OSError):  # it died while it was idle: `wait` says so
-            mine.pipe.send(item)
+            mine.pipe.send(program)
 
     def wait(self, seconds: float) -> list[Outcome | Progress]:
-        """What the workers say; one that died is replaced, and its trial is lost."""
+        """What the workers say; one that died is replaced, and those of its trials that have not ended are lost."""
         pipes = {worker.pipe: worker for worker in self._workers.values()}
         found: list[Outcome | Progress] = []
         for pipe in multiprocessing.connection.wait(list(pipes), seconds):
@@ -86,7 +94,7 @@ class LocalEngine:
                 while worker.pipe.poll():
                     message = worker.pipe.recv()
                     if isinstance(message, Outcome):
-                        worker.trial = None
+                        del worker.trials[message.trial.key]
                     found.append(message)
             except (EOFError, OSError):
                 found += self._replace(worker)
@@ -94,14 +102,12 @@ class LocalEngine:
 
     def _replace(self, worker: _Worker) -> list[Outcome]:
         worker.process.join()
-        code, item = worker.process.exitcode, worker.trial
+        code = worker.process.exitcode
         worker.pipe.close()
         self._workers[worker.name] = self._start(worker.name, self._numbers[worker.name])
-        if item is None:
-            return []
         how = f"was killed by signal {-code}" if code and code < 0 else f"ended with exit code {code}"
         hint = " (out of memory?)" if code == -signal.SIGKILL else ""
-        return [Outcome(item, work.LOST, worker.name, f"its process {how}{hint}")]
+        return [Outcome(item, work.LOST, worker.name, f"its process {how}{hint}") for item in worker.trials.values()]
 
     def dismiss(self, worker: str) -> None:
         """Ends an idle worker."""
@@ -112,7 +118,7 @@ class LocalEngine:
     def interrupt(self) -> None:
         """Asks the trials to save a checkpoint and stop."""
         for worker in self._workers.values():
-            if worker.trial is not None and worker.process.pid:
+            if worker.trials and worker.process.pid:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(worker.process.pid, signal.SIGTERM)
 
@@ -120,7 +126,7 @@ class LocalEngine:
         """Ends all workers."""
         for worker in self._workers.values():
             worker.pipe.close()  # an idle one ends by itself
-        deadline = time.monotonic() + (0 if any(w.trial for w in self._workers.values()) else PATIENCE)
+        deadline = time.monotonic() + (0 if any(w.trials for w in self._workers.values()) else PATIENCE)
         for worker in self._workers.values():
             worker.process.join(max(0.0, deadline - time.monotonic()))
             if worker.process.is_alive() and worker.process.pid:
@@ -143,20 +149,16 @@ def _work(pipe: Connection, name: str, environment: dict[str, str], threads: int
     from torch import set_num_threads
 
     set_num_threads(threads)
-    told = 0.0
 
-    def tell(epoch: int, epochs: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_EVERY:
-            told = time.monotonic()
-            try:
-                pipe.send(Progress(name, epoch, epochs))
-            except OSError:  # nobody is left to work for; the run goes on from its checkpoint another time
-                os._exit(1)
+    def send(message: Outcome | Progress) -> None:
+        try:
+            pipe.send(message)
+        except OSError:  # nobody is left to work for; the runs go on from their checkpoints another time
+            os._exit(1)
 
     while True:
         try:
-            item = pipe.recv()
-            pipe.send(work.carry_out(item, name, tell))
+            program = pipe.recv()
         except (EOFError, OSError):
             return
+        work.carry_out(program, name, send, lambda epoch, epochs: send(Progress(name, epoch, epochs)))

@@ -19,8 +19,8 @@ from typing import Any
 from regx.errors import RunFailed, UserError
 from regx.sweeps import work
 from regx.sweeps.engines import Progress
+from regx.sweeps.programs import Program
 from regx.sweeps.registry import KEPT
-from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
 
 # Ray's own messages would go to the standard output, and its usage statistics to its makers.
@@ -40,8 +40,8 @@ class _Worker:
         actor: None until it has something to do.
         asked: for its place; None once that is known.
         place: its node and process.
-        trial: what it carries out.
-        result: the promise of an outcome.
+        program: what it carries out.
+        result: the promise of the outcomes.
     """
 
     name: str
@@ -49,7 +49,7 @@ class _Worker:
     actor: Any = None
     asked: Any = None
     place: tuple[str, int] | None = None
-    trial: Trial | None = None
+    program: Program | None = None
     result: Any = None
 
 
@@ -101,13 +101,13 @@ class RayEngine:
         return list(self._workers)
 
     def idle(self) -> list[str]:
-        """Names of the workers without a trial."""
-        return [worker.name for worker in self._workers.values() if worker.trial is None]
+        """Names of the workers without a program."""
+        return [worker.name for worker in self._workers.values() if worker.program is None]
 
-    def submit(self, item: Trial, worker: str) -> None:
-        """Gives a trial to an idle worker."""
+    def submit(self, program: Program, worker: str) -> None:
+        """Gives a program to an idle worker."""
         mine = self._workers[worker]
-        gpus = max(self._gpus, item.gpus())
+        gpus = max(self._gpus, program.gpus())
         if mine.actor is not None and mine.gpus != gpus:
             _end(mine)
         if mine.actor is None:
@@ -115,10 +115,10 @@ class RayEngine:
             made = _ray().remote(_Carrier).options(num_cpus=self._cpus, num_gpus=gpus, max_restarts=0)
             mine.actor = made.remote(self._home, self._cpus)
             mine.asked = mine.actor.place.remote()
-        mine.trial, mine.result = item, mine.actor.carry_out.remote(item, worker)
+        mine.program, mine.result = program, mine.actor.carry_out.remote(program, worker)
 
     def wait(self, seconds: float) -> list[Outcome | Progress]:
-        """What has come of the trials.
+        """What has come of the programs.
 
         Raises:
             RunFailed: a worker does not see the sweep's folder.
@@ -129,9 +129,9 @@ class RayEngine:
         asked = {worker.asked: worker for worker in self._workers.values() if worker.asked is not None}
         if asked:  # perhaps for what the idle ones claim
             for worker in self._workers.values():
-                if worker.trial is None:
+                if worker.program is None:
                     _end(worker)
-        results = {worker.result: worker for worker in self._workers.values() if worker.trial is not None}
+        results = {worker.result: worker for worker in self._workers.values() if worker.program is not None}
         if not asked and not results:
             time.sleep(seconds)
             return found
@@ -139,39 +139,43 @@ class RayEngine:
         ready, _ = _ray().wait(refs, num_returns=len(refs), timeout=seconds)
         for ref in ready:
             if ref in asked:
-                with contextlib.suppress(_ray().exceptions.RayError):  # the trial's outcome says so too
+                with contextlib.suppress(_ray().exceptions.RayError):  # the outcomes say so too
                     asked[ref].place = _ray().get(ref)
                 asked[ref].asked = None
-        return found + [self._outcome(results[ref]) for ref in ready if ref in results]
+        return found + [event for ref in ready if ref in results for event in self._outcomes(results[ref])]
 
-    def _outcome(self, worker: _Worker) -> Outcome:
-        item, ref = worker.trial, worker.result
-        assert item is not None
-        worker.trial = worker.result = None
+    def _outcomes(self, worker: _Worker) -> list[Outcome]:
+        program, ref = worker.program, worker.result
+        assert program is not None
+        worker.program = worker.result = None
+        status, why = work.ERROR, ""
         try:
             result = _ray().get(ref)
         except _ray().exceptions.RayTaskError as error:
-            return Outcome(item, work.ERROR, worker.name, _last_line(error))
+            why = _last_line(error)
         except _ray().exceptions.RayError as error:
             _end(worker)
             if isinstance(error, _ray().exceptions.RayActorError) and error.actor_init_failed:
-                return Outcome(item, work.ERROR, worker.name, _last_line(error))
-            return Outcome(item, work.LOST, worker.name, _cause(error))
-        if isinstance(result, str):
-            raise RunFailed(result)
-        return result
+                why = _last_line(error)
+            else:
+                status, why = work.LOST, _cause(error)
+        else:
+            if isinstance(result, str):
+                raise RunFailed(result)
+            return result
+        return [Outcome(item, status, worker.name, why) for item in program.trials]
 
     def _stop_all(self) -> list[Outcome]:
         self._interrupting = False
         found = []
         for worker in self._workers.values():
-            if worker.trial is None:
+            if worker.program is None:
                 continue
             if worker.place is not None:
                 _send_sigterm(worker.place)
             else:  # it is not running yet
-                found.append(Outcome(worker.trial, work.INTERRUPTED, worker.name))
-                worker.trial = worker.result = None
+                found += [Outcome(item, work.INTERRUPTED, worker.name) for item in worker.program.trials]
+                worker.program = worker.result = None
                 _end(worker)
         return found
 
@@ -209,12 +213,15 @@ class _Carrier:
         """Node and process."""
         return _ray().get_runtime_context().get_node_id(), os.getpid()
 
-    def carry_out(self, item: Trial, worker: str) -> Outcome | str:
-        """The outcome of a trial, or why this machine is unfit for the sweep."""
-        if not (item.folder / KEPT).is_file():
-            path = os.path.join(self._home, item.folder, KEPT)
+    def carry_out(self, program: Program, worker: str) -> list[Outcome] | str:
+        """The outcomes of a program, or why this machine is unfit for the sweep."""
+        folder = program.trials[0].folder
+        if not (folder / KEPT).is_file():
+            path = os.path.join(self._home, folder, KEPT)
             return f"{os.uname().nodename} does not see {path}; all machines must see the folder of the runs"
-        return work.carry_out(item, worker)
+        found: list[Outcome] = []
+        work.carry_out(program, worker, found.append)
+        return found
 
 
 def _ray() -> Any:
@@ -242,7 +249,7 @@ def _check(address: str) -> None:
 
 
 def _end(worker: _Worker) -> None:
-    """Ends the actor at once; the worker's next trial gets a new one."""
+    """Ends the actor at once; the worker's next program gets a new one."""
     if worker.actor is not None:
         _ray().kill(worker.actor)
     worker.actor = worker.asked = worker.place = None

@@ -1,6 +1,6 @@
-"""Jobs of a SLURM cluster, one per trial, submitted by submitit.
+"""Jobs of a SLURM cluster, one per program, which is one run, submitted by submitit.
 
-A job per trial asks the queue for what the run needs and no longer than it runs; SLURM puts it where there is room, and
+A job per run asks the queue for what the run needs and no longer than it runs; SLURM puts it where there is room, and
 its log is that of one run. A job that has to end before its run is done (time limit, preemption) saves a checkpoint and
 says so, and the driver submits another one. So SLURM need not put jobs back into the queue by itself.
 
@@ -27,8 +27,8 @@ from typing import Any
 from regx.errors import RunFailed, UserError
 from regx.sweeps import work
 from regx.sweeps.engines import Progress
+from regx.sweeps.programs import Program
 from regx.sweeps.registry import KEPT
-from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
 
 # Seconds between two looks for results of jobs, and between two questions to SLURM, which tells of jobs without one.
@@ -51,13 +51,13 @@ class _Slot:
 
     Attributes:
         name: for the driver.
-        trial: what the job carries out.
+        program: what the job carries out.
         job: of submitit.
         ended: when it was first seen to have ended without a result.
     """
 
     name: str
-    trial: Trial | None = None
+    program: Program | None = None
     job: Any = None
     ended: float | None = None
 
@@ -66,7 +66,7 @@ class SlurmEngine:
     """Jobs, as many at a time as there are workers.
 
     Args:
-        folder: for scripts, pickled trials and logs; all machines must see it.
+        folder: for scripts, pickled programs and logs; all machines must see it.
         count: jobs at a time, pending ones included.
         cluster: `slurm`, or `local` for processes of this machine.
         partition: of the jobs.
@@ -130,21 +130,21 @@ class SlurmEngine:
 
     def idle(self) -> list[str]:
         """Names of the slots without a job."""
-        return [slot.name for slot in self._slots.values() if slot.trial is None]
+        return [slot.name for slot in self._slots.values() if slot.program is None]
 
-    def submit(self, item: Trial, worker: str) -> None:
+    def submit(self, program: Program, worker: str) -> None:
         """Submits a job.
 
         Raises:
             RunFailed: SLURM refuses it.
         """
         slot = self._slots[worker]
-        executor = self._executor(max(self._gpus, item.gpus()))
+        executor = self._executor(max(self._gpus, program.gpus()))
         try:
-            slot.job = executor.submit(_carry_out, item, worker, self._cpus, self._stop, self._seconds)
+            slot.job = executor.submit(_carry_out, program, worker, self._cpus, self._stop, self._seconds)
         except (_errors().FailedJobError, _errors().FailedSubmissionError, OSError) as error:
             raise RunFailed(f"cannot submit a job: {_last_line(str(error))}") from None
-        slot.trial, slot.ended = item, None
+        slot.program, slot.ended = program, None
 
     def wait(self, seconds: float) -> list[Outcome | Progress]:
         """What has come of the jobs.
@@ -157,11 +157,11 @@ class SlurmEngine:
         if now - self._looked < LOOK_EVERY:
             return []
         self._looked = now
-        busy = [slot for slot in self._slots.values() if slot.trial is not None]
+        busy = [slot for slot in self._slots.values() if slot.program is not None]
         if busy and now - self._asked > ASK_EVERY:
             self._asked = now
             busy[0].job.get_info(mode="force")  # submitit asks for all its jobs at once
-        return [event for slot in busy if (event := _ended(slot))]
+        return [event for slot in busy for event in _ended(slot)]
 
     def dismiss(self, worker: str) -> None:
         """Submits no more jobs here."""
@@ -170,14 +170,14 @@ class SlurmEngine:
     def interrupt(self) -> None:
         """Asks the jobs to save a checkpoint and stop, and cancels those that still wait in the queue."""
         self._stop.touch()
-        waiting = [slot.job.job_id for slot in self._slots.values() if slot.trial is not None]
+        waiting = [slot.job.job_id for slot in self._slots.values() if slot.program is not None]
         if waiting and self._cluster == "slurm":
             subprocess.run(["scancel", "--state=PENDING", *waiting], capture_output=True, check=False)
             self._asked = -ASK_EVERY
 
     def close(self) -> None:
         """Cancels the jobs that are left."""
-        jobs = [slot.job for slot in self._slots.values() if slot.trial is not None]
+        jobs = [slot.job for slot in self._slots.values() if slot.program is not None]
         for job in jobs:
             job.cancel(check=False)
         deadline = time.monotonic() + (PATIENCE if self._cluster == "local" else 0.0)
@@ -196,18 +196,19 @@ def _check_slurm() -> None:
         raise RunFailed(f"sacct does not say what becomes of jobs: {_last_line(asked.stderr)}")
 
 
-def _carry_out(item: Trial, worker: str, cpus: int, stop: Path, seconds: float) -> Outcome | str:
-    """What a job does: the outcome of a trial, or why this machine is unfit for the sweep.
+def _carry_out(program: Program, worker: str, cpus: int, stop: Path, seconds: float) -> list[Outcome] | str:
+    """What a job does: the outcomes of a program, or why this machine is unfit for the sweep.
 
     Args:
-        item: the trial.
+        program: what to train.
         worker: of the driver.
         cpus: threads.
         stop: the file that asks to save a checkpoint and stop.
         seconds: when that is done without being asked, because the job's time will be over.
     """
-    if not (item.folder / KEPT).is_file():
-        return f"{os.uname().nodename} does not see {item.folder.absolute()}/{KEPT}; all machines must see that folder"
+    folder = program.trials[0].folder
+    if not (folder / KEPT).is_file():
+        return f"{os.uname().nodename} does not see {folder.absolute()}/{KEPT}; all machines must see that folder"
     until, done = time.monotonic() + seconds, threading.Event()
     from torch import set_num_threads
 
@@ -216,14 +217,20 @@ def _carry_out(item: Trial, worker: str, cpus: int, stop: Path, seconds: float) 
         signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # until there is something to interrupt
     threading.Thread(target=_watch, args=(stop, until, done), daemon=True).start()
+    found: list[Outcome] = []
     try:
-        found = work.carry_out(item, worker)
+        work.carry_out(program, worker, found.append)
     finally:
         done.set()
-    if found.status == work.INTERRUPTED and not found.trained and time.monotonic() > until:
-        # Another such job would come no further.
-        return Outcome(item, work.LOST, worker, "the time of its job was over before it could train")
-    return found
+    late = time.monotonic() > until
+    return [_in_vain(event) if late and event.status == work.INTERRUPTED else event for event in found]
+
+
+def _in_vain(event: Outcome) -> Outcome:
+    """What it means that a job's time is over: where nothing was trained, another such job would come no further."""
+    if event.trained:
+        return event
+    return Outcome(event.trial, work.LOST, event.worker, "the time of its job was over before it could train")
 
 
 def _watch(stop: Path, until: float, done: threading.Event) -> None:
@@ -234,35 +241,37 @@ def _watch(stop: Path, until: float, done: threading.Event) -> None:
             return
 
 
-def _ended(slot: _Slot) -> Outcome | None:
-    """The outcome of a job that has ended.
+def _ended(slot: _Slot) -> list[Outcome]:
+    """The outcomes of a job, once it has ended.
 
     Raises:
         RunFailed: its machine does not see the sweep's folder.
     """
-    job, item = slot.job, slot.trial
-    assert item is not None
+    job, program = slot.job, slot.program
+    assert program is not None
     if not job.done() and job.state != "PREEMPTED":  # which submitit takes for a job that will come back
-        return None
+        return []
     if job.paths.result_pickle.exists():
-        slot.trial = slot.job = None
-        return _read(job, item, slot.name)
+        slot.program = slot.job = None
+        return _read(job, program, slot.name)
     state, begun = job.state, job.paths.stdout.is_file()
     slot.ended = slot.ended or time.monotonic()
     if (begun or not state.startswith(UNBEGUN)) and time.monotonic() - slot.ended < RESULT_WITHIN:
-        return None
-    slot.trial = slot.job = None
+        return []
+    slot.program = slot.job = None
     if not begun and not state.startswith(UNBEGUN):
         raise RunFailed(f"job {job.job_id} has left no log in {job.paths.folder}; all machines must see that folder")
     said = _last_line(job.stderr() or "")
-    return Outcome(item, work.LOST, slot.name, f"job {job.job_id} is gone: {state}" + (f", {said}" if said else ""))
+    why = f"job {job.job_id} is gone: {state}" + (f", {said}" if said else "")
+    return [Outcome(item, work.LOST, slot.name, why) for item in program.trials]
 
 
-def _read(job: Any, item: Trial, worker: str) -> Outcome:
+def _read(job: Any, program: Program, worker: str) -> list[Outcome]:
     try:
         result = job.result()
     except _errors().FailedJobError as error:
-        return Outcome(item, work.ERROR, worker, f"job {job.job_id}: {_last_line(str(error).split(_RULE)[1])}")
+        why = f"job {job.job_id}: {_last_line(str(error).split(_RULE)[1])}"
+        return [Outcome(item, work.ERROR, worker, why) for item in program.trials]
     if isinstance(result, str):
         raise RunFailed(result)
     return result

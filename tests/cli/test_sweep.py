@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from regx.cli import listing
-from regx.sweeps import driver, registry
+from regx.sweeps import driver, plan, registry
+from regx.training.vectorised import grouping, native
 from tests.cli.done import Done
 
 SWEEP = """\
@@ -187,8 +188,8 @@ def test_export_is_strictly_wandbs_format(capsys: pytest.CaptureFixture[str], mi
     lines = Done(capsys, "sweep", "export", mine, "-f", "commands").out.splitlines()
     assert len(lines) == 4 and all("--dropout" not in line for line in lines)
     done = Done(capsys, *lines[3].split()[1:], "--dry-run", "-f", "json")
-    plan = json.loads(Done(capsys, "sweep", "plan", mine, "-f", "json").out)
-    assert json.loads(done.out)["run_dir"] == f"runs/mine/{plan['trials'][3]['run']}"
+    planned = json.loads(Done(capsys, "sweep", "plan", mine, "-f", "json").out)
+    assert json.loads(done.out)["run_dir"] == f"runs/mine/{planned['trials'][3]['run']}"
 
 
 def test_a_trial_of_an_agent(
@@ -216,8 +217,8 @@ def test_a_trial_of_an_agent(
     assert done.code == 0 and "leaves this run out" in done.err and not list(Path("runs").glob("*/*/result.json"))
     done = Done(capsys, *trial)
     assert done.code == 0, done.err
-    plan = json.loads(Done(capsys, "sweep", "plan", mine, "-f", "json").out)
-    assert [row["state"] for row in plan["trials"]].count("finished") == 1, "the same run folder as `regx sweep run`"
+    planned = json.loads(Done(capsys, "sweep", "plan", mine, "-f", "json").out)
+    assert [row["state"] for row in planned["trials"]].count("finished") == 1, "the same run folder as `regx sweep run`"
     (tmp_path / "p.json").write_text(json.dumps(given | {"dept": 1}))
     done = Done(capsys, *trial)
     assert done.code == 2 and "did you mean 'depth'?" in done.err
@@ -232,7 +233,7 @@ def test_stop_asks_whoever_is_at_work(capsys: pytest.CaptureFixture[str], mine: 
     assert done.code == 0 and "nobody is at work" in done.out
     life = Path("runs/mine/.drivers/host-1.json")
     life.parent.mkdir(exist_ok=True)
-    running = {"worker 0": {"trial": "alive seed=1", "key": "x", "epoch": 3, "epochs": 9}}
+    running = {"worker 0": {"trial": "alive seed=1", "keys": ["x"], "epoch": 3, "epochs": 9}}
     life.write_text(json.dumps({"engine": "local", "running": running, "failed": {}}))
     done = Done(capsys, "sweep", "stop", "mine")
     assert "asked 1 at work to stop" in done.out and Path("runs/mine", driver.STOP).is_file()
@@ -248,3 +249,67 @@ def test_the_same_runs_are_found_whoever_trained_them(capsys: pytest.CaptureFixt
     done = Done(capsys, "sweep", "run", mine)
     assert done.code == 0 and "nothing to do, all 4 runs have ended" in done.err
     assert re.search(r"plain +2 ", done.out)
+
+
+LIKE = """\
+method: grid
+command: ["${env}", regx, sweep, trial, rectangular, "${args_json_file}"]
+parameters:
+  a: {values: [{}, {activation: gelu}, {compile: true}]}
+  dataset: {value: iris}
+  depth: {value: 2}
+  epochs: {value: 20}
+  plots: {value: false}
+"""
+
+
+def test_the_plan_says_how_runs_are_trained(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(native, "obstacle", lambda: None)
+    monkeypatch.setattr(grouping, "seconds_per_epoch", lambda config, engine: 6.0)
+    (tmp_path / "like.yaml").write_text(LIKE)
+    planned = ["sweep", "plan", "like.yaml", "--seeds", "4", "--workers", "1"]
+    done = Done(capsys, *planned)
+    assert done.code == 0 and "12 runs in runs/like: 12 new" in done.out, done.err
+    for row in ("native +1 +4 +4 +8 min 00 s", "vectorised +1 +4 +4 +8 min 00 s", "single +4 +4 +1 +8 min 00 s"):
+        assert re.search(row, done.out), done.out
+    lines = done.out.splitlines()[-3:]
+    assert lines[:2] == [
+        "4 runs train vectorised, not native: --activation gelu",
+        "4 runs train one by one: --compile",
+    ]
+    assert lines[2] == "together roughly 24 min 00 s on 1 workers"
+    for engine, rows in (("local", ["single"]), ("vectorised", ["vectorised", "single"]), ("slurm", ["single"])):
+        found = json.loads(Done(capsys, *planned, "--engine", engine, "-f", "json").out)["programs"]
+        assert [row["engine"] for row in found["engines"]] == rows
+        assert sum(row["runs"] for row in found["engines"]) == 12 and found["workers"] == 1
+    assert "one run per job" in Done(capsys, *planned, "--engine", "slurm").out
+    done = Done(capsys, *planned, "--engine", "singel")
+    assert done.code == 2 and "did you mean 'single'?" in done.err
+
+
+def test_every_engine_makes_the_same_run_folders(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "like.yaml").write_text(LIKE.replace(", {compile: true}", ""))
+    names = {}
+    for engine in ("local", "vectorised", "auto"):
+        where = ["--run-dir", engine, "--workers", "1", "--seeds", "3"]
+        done = Done(capsys, "sweep", "run", "like.yaml", "--engine", engine, *where)
+        assert done.code == 0 and "6 runs done" in done.err, done.err
+        assert "6 finished" in Done(capsys, "sweep", "plan", "like.yaml", *where).out
+        names[engine] = {path.parent.name for path in Path(engine, "like").glob("*/result.json")}
+        assert "nothing to do" in Done(capsys, "sweep", "run", "like.yaml", *where).err
+    assert len(names["local"]) == 6 and names["local"] == names["vectorised"] == names["auto"]
+
+
+def test_status_counts_the_runs_of_a_program(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "like.yaml").write_text(LIKE)
+    sweep, folder = registry.load("like.yaml"), Path("runs/like")
+    registry.keep(sweep, folder)
+    keys = [item.key for item in plan.trials(sweep, folder)]
+    life = folder / ".drivers/host-1.json"
+    life.parent.mkdir()
+    running = {"trial": "2 runs: a ... b", "keys": keys[:2], "epoch": 3, "epochs": 9}
+    life.write_text(json.dumps({"engine": "local", "running": {"worker 0": running}, "failed": {}}))
+    done = Done(capsys, "sweep", "status", "like")
+    assert "1 new, 2 running of 3 runs" in done.out and "2 runs: a ... b" in done.out

@@ -21,7 +21,8 @@ from regx.sweeps import definition, driver, plan, registry, work
 from regx.sweeps.definition import Sweep
 from regx.sweeps.driver import Driver
 from regx.sweeps.engines import Progress
-from regx.sweeps.report import Report
+from regx.sweeps.programs import Planner, Program
+from regx.sweeps.report import Report, alive
 from regx.sweeps.trial import Trial
 from regx.sweeps.work import Outcome
 from regx.training.folder import to_json, write_atomically
@@ -51,36 +52,42 @@ def done(item: Trial, worker: str, value: float = 0.5, status: str = work.FINISH
 
 
 class Scripted:
-    """An engine whose workers do what a test says, one after the other."""
+    """Its workers do what a test says, trial after trial; a lost one takes the rest of its program along."""
 
     name = "scripted"
 
     def __init__(self, count: int, behave: Behaviour = done) -> None:
-        self._busy: dict[str, Trial | None] = {f"worker {number}": None for number in range(count)}
+        self._busy: dict[str, deque[Trial]] = {f"worker {number}": deque() for number in range(count)}
         self._behave = behave
         self.carried_out: list[tuple[str, str]] = []
+        self.programs: list[Program] = []
 
     def workers(self) -> list[str]:
         return list(self._busy)
 
     def idle(self) -> list[str]:
-        return [worker for worker, item in self._busy.items() if item is None]
+        return [worker for worker, items in self._busy.items() if not items]
 
-    def submit(self, item: Trial, worker: str) -> None:
-        assert self._busy[worker] is None
-        self._busy[worker] = item
+    def submit(self, program: Program, worker: str) -> None:
+        assert not self._busy[worker] and program.trials
+        self._busy[worker] = deque(program.trials)
+        self.programs.append(program)
 
     def wait(self, seconds: float) -> list[Outcome | Progress]:
-        for worker, item in self._busy.items():
-            if item is not None:
-                self._busy[worker] = None
-                self.carried_out.append((worker, item.key))
-                return [self._behave(item, worker)]
+        for worker, items in self._busy.items():
+            if items:
+                self.carried_out.append((worker, items[0].key))
+                event = self._behave(items.popleft(), worker)
+                if event.status != work.LOST:
+                    return [event]
+                rest = [dataclasses.replace(event, trial=item) for item in items]
+                items.clear()
+                return [event, *rest]
         time.sleep(0.01)
         return []
 
     def dismiss(self, worker: str) -> None:
-        del self._busy[worker]
+        assert not self._busy.pop(worker), "a worker that has something to do"
 
     def interrupt(self) -> None:
         self._behave = lambda item, worker: Outcome(item, work.INTERRUPTED, worker)
@@ -95,9 +102,9 @@ def sweep_of(folder: Path, text: str = GRID, **more: Any) -> Sweep:
     return definition.read(path, **more)
 
 
-def drive(sweep: Sweep, folder: Path, engine: Any) -> Report:
+def drive(sweep: Sweep, folder: Path, engine: Any, planner: Planner | None = None) -> Report:
     folder.mkdir(exist_ok=True)
-    return Driver(sweep, folder, plan.trials(sweep, folder)).run(engine, lambda report: None)
+    return Driver(sweep, folder, plan.trials(sweep, folder), planner).run(engine, lambda report: None)
 
 
 def test_each_trial_is_carried_out_once(tmp_path: Path) -> None:
@@ -270,6 +277,125 @@ def test_errors_of_one_kind_of_trial_do_not_stop_a_worker(tmp_path: Path) -> Non
     assert (report.finished, len(report.failed), report.dismissed) == (18, 6, {})
 
 
+def grouped(tmp_path: Path, count: int) -> Sweep:
+    """A sweep of one configuration and so many seeds, which can be one program."""
+    text = GRID.replace("[1, 2, 3]", "[1]").replace("[2, 4]", "[2]")
+    return sweep_of(tmp_path, text, seeds=list(range(count)))
+
+
+def test_programs_are_carried_out_once(tmp_path: Path) -> None:
+    sweep, engine = grouped(tmp_path, 20), Scripted(2)
+    seen: list[int] = []
+    (tmp_path / "runs").mkdir()
+    driving = Driver(sweep, tmp_path / "runs", plan.trials(sweep, tmp_path / "runs"), Planner("vectorised"))
+    assert driving.most(2) == 2 and driving.most(64) == 20
+    report = driving.run(engine, lambda report: seen.append(report.at_work()))
+    assert (report.finished, report.failed, report.running) == (20, {}, {})
+    assert [len(program.trials) for program in engine.programs] == [10, 10]
+    assert {item.config().engine for program in engine.programs for item in program.trials} == {"vectorised"}
+    assert len({key for _, key in engine.carried_out}) == len(engine.carried_out) == 20
+    assert seen == list(range(20, -1, -1))
+
+
+def test_of_a_program_only_what_is_missing_is_trained_and_what_is_half_done_first(tmp_path: Path) -> None:
+    sweep = grouped(tmp_path, 8)
+    trials = plan.trials(sweep, tmp_path / "runs")
+    for item in trials[4:6]:
+        (item.place() / "checkpoints").mkdir(parents=True)
+        (item.place() / "checkpoints" / "last.pt").touch()
+    done(trials[0], "earlier")
+
+    class Other(Scripted):
+        """Another driver finishes a trial between planning and beginning."""
+
+        def submit(self, program: Program, worker: str) -> None:
+            if not self.programs:
+                done(trials[7], "elsewhere")
+            super().submit(program, worker)
+
+    engine = Other(1)
+    report = drive(sweep, tmp_path / "runs", engine, Planner("vectorised"))
+    assert (report.finished, report.found) == (8, 1)
+    keys = [[item.key for item in program.trials] for program in engine.programs]
+    assert keys == [[item.key for item in some] for some in (trials[4:6], [*trials[1:4], trials[6]])]
+
+
+def test_a_trial_that_kills_its_program_takes_its_mates_down_twice_at_most(tmp_path: Path) -> None:
+    tries: Counter[int] = Counter()
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        tries[item.seed] += 1
+        return Outcome(item, work.LOST, worker, "killed") if item.seed == 3 else done(item, worker)
+
+    engine = Scripted(1, behave)
+    report = drive(grouped(tmp_path, 8), tmp_path / "runs", engine, Planner("vectorised"))
+    assert (report.finished, list(report.failed.values())) == (7, ["killed"])
+    sizes = [len(program.trials) for program in engine.programs]
+    # Those before it have ended when it dies; those behind it go along, twice; then each is alone, the culprit twice.
+    assert sizes[:2] == [8, 5] and sizes[2:] == [1] * (5 + 1)
+    assert tries[3] == 2 + driver.MORE_LOSSES and {tries[seed] for seed in range(8) if seed != 3} == {1}
+
+
+def test_an_error_of_a_program_is_one_error_and_its_trials_are_then_tried_alone(tmp_path: Path) -> None:
+    engine = Scripted(2)
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        mine = next(p for p in reversed(engine.programs) if item.key in {other.key for other in p.trials})
+        return Outcome(item, work.ERROR, worker, "no memory") if len(mine.trials) > 1 else done(item, worker)
+
+    engine._behave = behave
+    report = drive(grouped(tmp_path, 32), tmp_path / "runs", engine, Planner("vectorised"))
+    assert (report.finished, report.failed, report.dismissed) == (32, {}, {})
+    assert [len(program.trials) for program in engine.programs] == [16, 16, *[1] * 32]
+
+
+def test_errors_alone_count_as_told_after_an_error_in_company(tmp_path: Path) -> None:
+    tries: Counter[int] = Counter()
+
+    def behave(item: Trial, worker: str) -> Outcome:
+        tries[item.seed] += 1
+        return Outcome(item, work.ERROR, worker, "no") if item.seed == 1 else done(item, worker)
+
+    report = drive(grouped(tmp_path, 3), tmp_path / "runs", Scripted(1, behave), Planner("vectorised"))
+    assert (report.finished, list(report.failed.values())) == (2, ["no"])
+    assert tries == {0: 1, 1: 1 + 2, 2: 1}, "once in company, then alone, and a retry"
+
+
+def test_an_interrupted_program_goes_on_as_one(tmp_path: Path) -> None:
+    sweep = grouped(tmp_path, 6)
+
+    def interrupted(item: Trial, worker: str) -> Outcome:
+        (item.place() / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (item.place() / "checkpoints" / "last.pt").touch()
+        return Outcome(item, work.INTERRUPTED, worker)
+
+    (tmp_path / "runs").mkdir()
+    driving = Driver(sweep, tmp_path / "runs", plan.trials(sweep, tmp_path / "runs"), Planner("vectorised"))
+    first = Scripted(1, lambda item, worker: (done if item.seed < 2 else interrupted)(item, worker))
+    told: list[int] = []
+
+    def stop(report: Report) -> None:
+        if report.finished == 2 and not told:
+            told.append(report.at_work())
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    first.interrupt = lambda: None  # type: ignore[method-assign]
+    report = driving.run(first, stop)
+    assert (report.ended, report.finished, told) == ("interrupted", 2, [4])
+    assert [program.describe() for program in driving._programs] == ["4 runs: seed=2 ... seed=5"]
+    second = Scripted(1)
+    assert drive(sweep, tmp_path / "runs", second, Planner("vectorised")).finished == 6
+    assert [len(program.trials) for program in second.programs] == [4]
+
+
+def test_the_seeds_of_a_proposal_are_one_program(tmp_path: Path) -> None:
+    engine = Scripted(2, lambda item, worker: done(item, worker, quality(item)))
+    sweep = sweep_of(tmp_path, BAYES.replace("run_cap: 25", "run_cap: 5"), seeds=[1, 2, 3])
+    report = drive(sweep, tmp_path / "runs", engine, Planner("vectorised"))
+    assert report.finished == 15 and [len(program.trials) for program in engine.programs] == [3] * 5
+    assert all(len({item.options["lr"] for item in program.trials}) == 1 for program in engine.programs)
+
+
 def test_what_could_not_begin_is_known_to_others(tmp_path: Path) -> None:
     engine = Scripted(2, lambda item, worker: Outcome(item, work.FAILED, worker, "there is no file 'x.csv'"))
     sweep = sweep_of(tmp_path)
@@ -324,7 +450,7 @@ def test_stopping_and_the_life_of_a_driver(tmp_path: Path, monkeypatch: pytest.M
     seen: list[dict[str, Any]] = []
 
     def behave(item: Trial, worker: str) -> Outcome:
-        seen.append(driver.alive(folder))
+        seen.append(alive(folder))
         if len(seen) == 3:
             (folder / driver.STOP).touch()
             os.utime(folder / driver.STOP, (time.time() + 5, time.time() + 5))
@@ -334,7 +460,7 @@ def test_stopping_and_the_life_of_a_driver(tmp_path: Path, monkeypatch: pytest.M
     assert report.ended == "interrupted" and report.finished < 6
     (life,) = seen[-1].values()
     assert life["engine"] == "scripted" and life["running"]["worker 0"]["trial"].startswith("depth=")
-    assert driver.alive(folder) == {}
+    assert alive(folder) == {}
     os.utime(folder / driver.STOP, (1, 1))  # an earlier request is for earlier drivers
     assert drive(sweep_of(tmp_path), folder, Scripted(1)).finished == 6
 
@@ -379,7 +505,9 @@ def direct(pid: int) -> list[int]:
     ]
 
 
-def kill_randomly(sweep_file: Path, runs: Path, wanted: int, kills: int, drivers: int, workers: int) -> int:
+def kill_randomly(
+    sweep_file: Path, runs: Path, wanted: int, kills: int, drivers: int, workers: int, engine: str = "single"
+) -> int:
     """Runs a sweep to its end while workers and drivers are killed; the number of workers that were."""
     dice, killed, left = random.Random(0), 0, drivers
     while True:
@@ -394,6 +522,8 @@ def kill_randomly(sweep_file: Path, runs: Path, wanted: int, kills: int, drivers
             str(runs),
             "--workers",
             str(workers),
+            "--engine",
+            engine,
         ]
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         begun = time.monotonic()
@@ -431,24 +561,27 @@ parameters:
   dataset: {value: iris}
   depth: {values: [DEPTHS]}
   seed: {values: [SEEDS]}
-  epochs: {value: 20}
+  epochs: {value: EPOCHS}
   plots: {value: false}
   log_status: {value: false}
   stop_at: {value: none}
 """
 
 
-def killed_sweep(folder: Path, depths: int, seeds: int) -> Path:
+def killed_sweep(folder: Path, depths: int, seeds: int, epochs: int = 20) -> Path:
     numbers = [", ".join(map(str, range(1, count + 1))) for count in (depths, seeds)]
     path = folder / "killed.yaml"
-    path.write_text(KILLED.replace("DEPTHS", numbers[0]).replace("SEEDS", numbers[1]))
+    text = KILLED.replace("DEPTHS", numbers[0]).replace("SEEDS", numbers[1]).replace("EPOCHS", str(epochs))
+    path.write_text(text)
     return path
 
 
-def test_killed_workers_and_drivers(tmp_path: Path) -> None:
-    killed = kill_randomly(killed_sweep(tmp_path, 3, 4), tmp_path / "runs", wanted=12, kills=3, drivers=1, workers=2)
+@pytest.mark.parametrize(("engine", "epochs"), [("single", 20), ("vectorised", 200)])
+def test_killed_workers_and_drivers(engine: str, epochs: int, tmp_path: Path) -> None:
+    path = killed_sweep(tmp_path, 3, 4, epochs)
+    killed = kill_randomly(path, tmp_path / "runs", wanted=12, kills=3, drivers=1, workers=2, engine=engine)
     assert killed >= 1
-    check_exactly_once(tmp_path / "runs", 12, 20)
+    check_exactly_once(tmp_path / "runs", 12, epochs)
 
 
 @pytest.mark.slow
@@ -466,13 +599,15 @@ def test_kept_sweeps_are_found_by_name_path_and_folder(tmp_path: Path) -> None:
     assert registry.find(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
 
 
-def test_a_killed_sweep_goes_on_inside_its_runs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("engine", "workers"), [("single", 2), ("vectorised", 1)])
+def test_a_killed_sweep_goes_on_inside_its_runs(engine: str, workers: int, tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(
-        KILLED.replace("DEPTHS", "4").replace("SEEDS", "0, 1").replace("epochs: {value: 20}", "epochs: {value: 1000}")
+        KILLED.replace("DEPTHS", "4").replace("SEEDS", "0, 1").replace("EPOCHS", "1000")
         + "  checkpoint_every: {value: 0.05}\n"
     )
-    command = [sys.executable, "-m", "regx", "sweep", "run", str(path), "--workers", "2", "--run-dir"]
+    command = [*(sys.executable, "-m", "regx", "sweep", "run", str(path)), "--engine", engine]
+    command += ["--workers", str(workers), "--run-dir"]
     process = subprocess.Popen([*command, str(tmp_path / "killed")], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     logs: list[Path] = []
     while len(logs) < 2 and process.poll() is None:

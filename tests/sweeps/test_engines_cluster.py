@@ -76,14 +76,14 @@ def stop_driver(report: Report) -> None:
 
 
 def kill_one_ray_worker(engine: RayEngine) -> None:
-    worker = next(worker for worker in engine._workers.values() if worker.place and worker.trial)
+    worker = next(worker for worker in engine._workers.values() if worker.place and worker.program)
     assert worker.place
     os.kill(worker.place[1], signal.SIGKILL)
 
 
 def kill_one_job(engine: SlurmEngine) -> None:
     """Kills the process that trains, which is the child of submitit's local controller."""
-    controller = next(slot.job.job_id for slot in engine._slots.values() if slot.trial)
+    controller = next(slot.job.job_id for slot in engine._slots.values() if slot.program)
     child = Path(f"/proc/{controller}/task/{controller}/children").read_text().split()[0]
     os.kill(int(child), signal.SIGKILL)
 

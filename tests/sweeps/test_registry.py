@@ -15,12 +15,13 @@ from regx.analysis.table import TableSpec
 from regx.analysis.tables import TABLES
 from regx.data import REGISTRY as DATASETS
 from regx.regularizers import parse
-from regx.sweeps import definition, document, plan, trial, work
+from regx.sweeps import definition, document, plan, trial
 from regx.sweeps.definition import Sweep
 from regx.sweeps.registry import HERE
 from regx.sweeps.sidecar import beside
 from regx.sweeps.trial import Trial
 from regx.training import log_keys
+from tests.sweeps.carried import carried_out
 
 FILES = sorted(path for path in HERE.glob("*.yaml") if not path.name.endswith(".regx.yaml"))
 NAMES = [path.stem for path in FILES]
@@ -149,6 +150,7 @@ def test_tables_ask_for_what_the_runs_log(name: str) -> None:
 COUNTS = {
     "cifar10-depth": 3 * 7 * 2 * 5,
     "cifar100-depth": 8 * 2 * 5,
+    "collapse": 10 * 32,
     "distiller-ssl": 5,
     "early-stopping": 24,
     "group-l1": 4,
@@ -288,7 +290,7 @@ def test_runs_cut_short_finish(name: str, changes: dict[str, Any], wanted: list[
     sweep = definition.read(HERE / f"{name}.yaml", changes, seeds=[0] if planned(name)[0].sidecar.seeds else None)
     chosen = {item.label: item for item in plan.trials(sweep, tmp_path)}
     for label in wanted:
-        outcome = work.carry_out(chosen[label], "test")
+        outcome = carried_out(chosen[label])
         assert (outcome.status, outcome.message) == ("finished", "")
         assert "val/acc" in outcome.row
     notes = plan.read_notes(tmp_path, name)
