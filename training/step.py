@@ -185,6 +185,11 @@ class Stepper:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restores `state_dict()`."""
         self.optimizer.load_state_dict(state["optimizer"])
+        # A fused step takes numbers as they lie in memory, and the checkpoint may come from another --channels-last.
+        for parameter, own in self.optimizer.state.items():
+            for key, value in own.items():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    own[key] = torch.empty_like(parameter).copy_(value)
         if self.ema:
             self.ema.load_state_dict(state["ema"])
         self.scaler.load_state_dict(state["scaler"])

@@ -10,6 +10,8 @@ from torch import Tensor
 from regx.training.loop import EVALUATION_ROWS
 from regx.training.vectorised import native
 from regx.training.vectorised.native import Constraints, Measured, Parameters
+from regx.training.vectorised.network import Network
+from regx.training.vectorised.rows import Rows
 from regx.training.vectorised.status import Statuses
 
 if TYPE_CHECKING:
@@ -28,7 +30,9 @@ class Compiled:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.kernel = native.load(group.layout.shape.width, group.network.activation)
+        assert isinstance(group.network, Network)
+        self.shape = group.network.shape
+        self.kernel = native.load(self.shape.width, group.network.activation)
         terms = group.terms
         self._constraints = Constraints(*terms.kept, terms.margins[0], -terms.margins[1])
 
@@ -36,6 +40,7 @@ class Compiled:
         """Trains all runs for an epoch; `order` (R, rows)."""
         group, optimizer = self.group, self.group.optimizer
         rows = group.data["train"]
+        assert isinstance(rows, Rows)
         order = order[:, : group.steps * group.batch_size].contiguous()  # --drop-last leaves some out
         config = group.config
         more: dict[str, Any] = {"momentum": optimizer.momentum} if config.optimizer == "sgd" else {}
@@ -69,6 +74,7 @@ class Compiled:
     def evaluate(self, stage: str) -> Sums:
         """Measures all runs on a part of the data."""
         rows = self.group.data[stage]
+        assert isinstance(rows, Rows)
         measured = self.kernel.evaluate(
             rows.x,
             rows.y,
@@ -95,8 +101,8 @@ class Compiled:
         losses = measured.losses if group.measures_jumpstart else measured.losses[:, :1]
         statuses = None
         if group.layers:
-            layers = (tuple(range(group.layout.shape.depth)),)
+            layers = (tuple(range(self.shape.depth)),)
             seen = (x.flatten(1) for x in (measured.ever_positive, measured.ever_nonpositive))
             updates = group.steps if pieces is None else pieces
-            statuses = Statuses(layers, (group.layout.shape.width,), updates, rows, measured.status, *seen)
+            statuses = Statuses(layers, (self.shape.width,), updates, rows, measured.status, *seen)
         return Sums(losses, measured.counts, rows, statuses)

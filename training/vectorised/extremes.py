@@ -54,6 +54,20 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class Layers:
+    """Pre-activations of L layers of the same width, of R runs, (L, R, C, B).
+
+    Attributes:
+        high: the largest of them are looked for here.
+        low: the smallest of them; another tensor only where a unit has several values of a point (images): then they
+            are the largest and the smallest of these.
+    """
+
+    high: Tensor
+    low: Tensor
+
+
+@dataclass(frozen=True)
 class Found:
     """Extremes of a stack of layers, and where they are.
 
@@ -66,8 +80,8 @@ class Found:
     places: tuple[Tensor, ...] = ()
 
 
-def find(x: Tensor, *, places: bool, average: bool = False) -> Found:
-    """Extremes of (L, R, C, B).
+def find(x: Layers, *, places: bool, average: bool = False) -> Found:
+    """Extremes of a stack of layers.
 
     Args:
         x: pre-activations.
@@ -75,9 +89,9 @@ def find(x: Tensor, *, places: bool, average: bool = False) -> Found:
         average: whether all of several equal extremes count; else the first does.
     """
     if not places or average:
-        return Found(Extremes(x.amax(3), x.amin(3), x.amax(2), x.amin(2)))
-    unit_max, unit_min = x.max(3), x.min(3)
-    (point_max, at_max), (point_min, at_min) = _first(x, largest=True), _first(x, largest=False)
+        return Found(Extremes(x.high.amax(3), x.low.amin(3), x.high.amax(2), x.low.amin(2)))
+    unit_max, unit_min = x.high.max(3), x.low.min(3)
+    (point_max, at_max), (point_min, at_min) = _first(x.high, largest=True), _first(x.low, largest=False)
     extremes = Extremes(unit_max.values, unit_min.values, point_max, point_min)
     return Found(extremes, (unit_max.indices, unit_min.indices, at_max, at_min))
 
@@ -143,13 +157,13 @@ def _by_run(x: Tensor) -> Tensor:
 
 
 def add_gradient(
-    into: Tensor, x: Tensor, found: Found, slopes: Sequence[Tensor], strengths: Tensor, terms: Terms
+    into: Layers, x: Layers, found: Found, slopes: Sequence[Tensor], strengths: Tensor, terms: Terms
 ) -> None:
-    """Adds the gradient of `strength * loss` to `into` (L, R, C, B).
+    """Adds the gradient of `strength * loss` to `into`.
 
     Args:
         into: changed in place.
-        x: the pre-activations, of the same shape.
+        x: the pre-activations.
         found: their extremes.
         slopes: derivatives of the loss in the four tables of extremes.
         strengths: (R,) of every run.
@@ -161,16 +175,17 @@ def add_gradient(
         if not terms.kept[i]:
             continue
         gradient, dim = slopes[i] * factor, 3 if i < 2 else 2
+        values, to = (x.low, into.low) if i % 2 else (x.high, into.high)
         if terms.average:
             value = (e.unit_max, e.unit_min, e.point_max, e.point_min)[i]
-            same = (x == value.unsqueeze(dim)).to(x.dtype)
-            into.addcmul_(same, (gradient / same.sum(dim)).unsqueeze(dim))
+            same = (values == value.unsqueeze(dim)).to(values.dtype)
+            to.addcmul_(same, (gradient / same.sum(dim)).unsqueeze(dim))
         elif not found.places[i].is_floating_point():
-            into.scatter_add_(dim, found.places[i].unsqueeze(dim), gradient.unsqueeze(dim))
+            to.scatter_add_(dim, found.places[i].unsqueeze(dim), gradient.unsqueeze(dim))
         else:
             here = torch.empty_like(gradient)
-            for unit in range(x.shape[2]):
-                into[:, :, unit].addcmul_(torch.eq(found.places[i], unit, out=here), gradient)
+            for unit in range(values.shape[2]):
+                to[:, :, unit].addcmul_(torch.eq(found.places[i], unit, out=here), gradient)
 
 
 def clipped(value: Tensor, strengths: Tensor, clips: Tensor | None) -> tuple[Tensor, Tensor]:

@@ -7,26 +7,26 @@ of weights, is the same code, and a checkpoint of one is a checkpoint of the oth
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from regx.data.module import Split
-from regx.models import Rectangular
 from regx.regularizers import Jumpstart
 from regx.training.build import Experiment
-from regx.training.experiments import RectangularConfig
 from regx.training.loop import EVALUATION_ROWS, Trainer
 from regx.training.vectorised import extremes
+from regx.training.vectorised.assembly import assemble
 from regx.training.vectorised.extremes import Found, Terms
-from regx.training.vectorised.network import Network, Norm, Pass, Stack, norm_of
 from regx.training.vectorised.objective import Objectives
 from regx.training.vectorised.optimizers import Optimizer
+from regx.training.vectorised.rows import rows_of
 from regx.training.vectorised.status import Statuses
-from regx.training.vectorised.storage import Layout, Shape
+
+# How the name of a batch normalisation's number of steps ends.
+COUNTER = "num_batches_tracked"
 
 
 @dataclass
@@ -83,40 +83,6 @@ class Sums:
     statuses: Statuses | None = None
 
 
-class Rows:
-    """A part of the data of all runs.
-
-    Attributes:
-        x: (R, N, F), or (1, N, F) where it is the same for all.
-        y: (R, N) or (R, N, T), or with 1 in the place of R.
-    """
-
-    def __init__(self, splits: Sequence[Split]) -> None:
-        first = splits[0]
-        same = all(s is first or (torch.equal(s.x, first.x) and torch.equal(s.y, first.y)) for s in splits[1:])
-        kept = splits[:1] if same else splits
-        self.x, self.y = torch.stack([s.x for s in kept]), torch.stack([s.y for s in kept])
-        self._offsets = torch.arange(len(kept), device=self.x.device).unsqueeze(1) * len(first)
-
-    def __len__(self) -> int:
-        return self.x.shape[1]
-
-    def take(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Inputs (R, F, B) and labels of the rows (R, B)."""
-        at = rows + self._offsets
-        return self.x.flatten(0, 1)[at].transpose(1, 2), self.y.flatten(0, 1)[at]
-
-    def cut(self, begin: int, end: int, runs: int) -> tuple[Tensor, Tensor]:
-        """Inputs (R, F, B) or (1, F, B), and labels (R, B), of consecutive rows."""
-        y = self.y[:, begin:end]
-        return self.x[:, begin:end].transpose(1, 2), y.expand(runs, *y.shape[1:])
-
-    def keep(self, runs: Tensor) -> None:
-        """Forgets the other runs."""
-        if len(self.x) > 1:
-            self.x, self.y, self._offsets = self.x[runs], self.y[runs], self._offsets[: len(runs)]
-
-
 class Group:
     """R runs that are trained together.
 
@@ -124,10 +90,19 @@ class Group:
         experiments: built, and loaded with their checkpoints where they go on from them; all alike (`likeness`).
         engine: `vectorised` or `native`.
         states: of the random numbers of each, where they are not those of this moment.
+        _generic: whether dense rectangular networks too are computed as any modules are, to compare both ways.
+
+    Raises:
+        RunFailed: the data cannot be trained on in this way.
     """
 
     def __init__(
-        self, experiments: Sequence[Experiment], engine: str = "vectorised", states: Sequence[Tensor] | None = None
+        self,
+        experiments: Sequence[Experiment],
+        engine: str = "vectorised",
+        states: Sequence[Tensor] | None = None,
+        *,
+        _generic: bool = False,
     ) -> None:
         states = states or [torch.get_rng_state()] * len(experiments)
         self.members = [
@@ -143,11 +118,15 @@ class Group:
         found = [p for p in first.penalties if isinstance(p.regularizer, Jumpstart)]
         self.measures_jumpstart = bool(found)
         self.terms = Terms.of(found[0].regularizer) if found else Terms((0.0,) * 4, (1.0, 1.0), "balanced", False)  # type: ignore[arg-type]
-        hooked = found[0].regularizer.preactivations.hooked if found else self.layers  # type: ignore[attr-defined]
-        self.taps_head = "head" in hooked
-        self.taps_linear = self.config.hook_at == "layer"
-        self.taps = bool(hooked)
-        self.data = {"train": Rows([e.data.train for e in experiments]), "val": Rows([e.data.val for e in experiments])}
+        self._hooked = found[0].regularizer.preactivations.hooked if found else self.layers  # type: ignore[attr-defined]
+        self.taps = bool(self._hooked)
+        self._by_hand = self.config.model_name() == "rectangular" and not experiments[0].data.images and not _generic
+        # Images of a pass of an evaluation are as many as where the run is trained by itself.
+        self._piece = max(2 * self.batch_size, 32) if experiments[0].data.images else EVALUATION_ROWS
+        self.data = {
+            "train": rows_of([experiment.data.train for experiment in experiments]),
+            "val": rows_of([experiment.data.val for experiment in experiments]),
+        }
         self._bind()
         self._sums = self._partial()
         self._native: Any = None
@@ -163,12 +142,13 @@ class Group:
 
     def _bind(self) -> None:
         """Puts the tensors of all runs into flat ones, and makes theirs windows into these."""
-        models = [self._model(member) for member in self.members]
-        parameters = dict(models[0].named_parameters())
-        weight = parameters["head.weight"]
-        self.layout = Layout(Shape.of(models[0]), len(models))
-        self.weights = weight.new_zeros(self.layout.size)
-        config: RectangularConfig = self.config  # type: ignore[assignment]
+        runs, config = len(self), self.config
+        models = [member.experiment.model for member in self.members]
+        generators = [member.generator for member in self.members]
+        made = assemble(config, models, generators, self._hooked, by_hand=self._by_hand)
+        self.layout, self.weights = made.layout, made.weights
+        self.averages, self.statistics = made.averages, made.statistics
+        self.network = made.network
         momentum = self._vector([member.experiment.config.momentum for member in self.members])
         self.optimizer = Optimizer(
             config.optimizer,
@@ -179,26 +159,9 @@ class Group:
         )
         if config.grad_clip is not None:
             self.optimizer.clips = self._vector([member.experiment.config.grad_clip for member in self.members])
-        self.norm = None
-        example = norm_of(models[0])
-        if example is not None:
-            shape = (self.layout.shape.depth, len(models), self.layout.shape.width)
-            self.norm = Norm(
-                weight.new_empty(shape), weight.new_empty(shape), float(example.momentum or 0.0), example.eps
-            )
-        self.network = Network(
-            self.layout,
-            self.weights,
-            activation=config.activation,
-            skip=config.skip_connections,
-            norm=self.norm,
-            dropout=self._vector([model.dropout for model in models]) if models[0].dropout else None,
-            generators=[member.generator for member in self.members],
-        )
-        self._best = torch.empty_like(self.weights)
-        self._best_norm = None if self.norm is None else (self.norm.mean.clone(), self.norm.variance.clone())
+        self._best, self._best_statistics = torch.empty_like(self.weights), torch.empty_like(self.statistics)
         # What an optimiser of torch remembers of its steps, per run and parameter; proximal steps read it.
-        self._counts = torch.zeros(len(models), len(parameters), device=self.device)
+        self._counts = torch.zeros(runs, len(self.layout.places), device=self.device)
         for run, member in enumerate(self.members):
             self._bind_one(run, member)
         self.optimizer.numbers_changed()
@@ -211,13 +174,13 @@ class Group:
         self._followed = [stepper for stepper in steppers if stepper.follows]
 
     def _bind_one(self, run: int, member: Member) -> None:
-        model, optimizer = self._model(member), member.trainer.stepper.optimizer
+        model, optimizer = member.experiment.model, member.trainer.stepper.optimizer
         layout = self.layout
-        mine = layout.parameters(self.weights, run)
-        gradients = layout.parameters(self.network.gradients, run)
-        first = layout.parameters(self.optimizer.first, run)
-        second = layout.parameters(self.optimizer.second, run) if self.config.optimizer != "sgd" else {}
-        best = layout.parameters(self._best, run)
+        mine = layout.parts(self.weights, run)
+        gradients = layout.parts(self.network.gradients, run)
+        first = layout.parts(self.optimizer.first, run)
+        second = layout.parts(self.optimizer.second, run) if self.config.optimizer != "sgd" else {}
+        best = layout.parts(self._best, run)
         kept = member.trainer.best.weights
         for number, (name, parameter) in enumerate(model.named_parameters()):
             mine[name].copy_(parameter.data)
@@ -240,14 +203,14 @@ class Group:
             state |= {"step": self._counts[run, number], "exp_avg": first[name], "exp_avg_sq": second[name]}
         taken = member.trainer.epochs_done * self.steps + member.trainer.step
         self.optimizer.steps[run] = self._counts[run] = taken
-        if self.norm is not None:
-            for layer, (mean, variance) in enumerate(_statistics(model)):
-                for name, tensor, stack in (("mean", mean, self.norm.mean), ("var", variance, self.norm.variance)):
-                    stack[layer, run].copy_(tensor)
-                    tensor.data = stack[layer, run]
-                    key = f"hidden.batchnorm{layer}.running_{name}"
-                    if key in kept and self._best_norm is not None:
-                        self._best_norm[name == "var"][layer, run].copy_(kept[key])
+        statistics = self.averages.parts(self.statistics, run)
+        best_statistics = self.averages.parts(self._best_statistics, run)
+        for name, buffer in model.named_buffers():
+            if name in statistics:
+                statistics[name].copy_(buffer)
+                buffer.data = statistics[name]
+                if name in kept:
+                    best_statistics[name].copy_(kept[name])
         optimizer._opt_called = True  # type: ignore[attr-defined] # or its schedule would warn: it takes no step itself
         decays = [group["weight_decay"] for group in optimizer.param_groups]  # of weights, and of all else
         self.optimizer.decays[:, run] = torch.tensor([decays[0], decays[-1]], dtype=torch.float64)
@@ -256,7 +219,7 @@ class Group:
     def _release(self, run: int, member: Member) -> None:
         """Gives a run its own memory back."""
         self.sync(member)
-        model, optimizer = self._model(member), member.trainer.stepper.optimizer
+        model, optimizer = member.experiment.model, member.trainer.stepper.optimizer
         for parameter in model.parameters():
             parameter.data = parameter.data.clone()
             parameter.grad = None
@@ -270,21 +233,20 @@ class Group:
     def sync(self, member: Member) -> None:
         """Brings up to date what only this group knows, before the run's state is saved or used."""
         run, trainer = self.members.index(member), member.trainer
-        model = self._model(member)
+        model = member.experiment.model
         trainer.step = self.step
-        for module in model.modules():
-            if isinstance(module, torch.nn.BatchNorm1d) and module.num_batches_tracked is not None:
-                module.num_batches_tracked.fill_(int(self.optimizer.steps[run]))
+        for name, buffer in model.named_buffers():
+            if name.endswith(COUNTER):
+                buffer.fill_(int(self.optimizer.steps[run]))
         if self.step:
             self._share(member)
         if member.improved:
             weights = {name: value.detach().clone() for name, value in model.state_dict().items()}
-            weights |= {name: value.clone() for name, value in self.layout.parameters(self._best, run).items()}
-            if self._best_norm is not None:
-                for layer in range(self.layout.shape.depth):
-                    for name, stack in zip(("mean", "var"), self._best_norm, strict=True):
-                        weights[f"hidden.batchnorm{layer}.running_{name}"] = stack[layer, run].clone()
-                    weights[f"hidden.batchnorm{layer}.num_batches_tracked"].fill_(trainer.best.epoch * self.steps)
+            for layout, flat in ((self.layout, self._best), (self.averages, self._best_statistics)):
+                weights |= {name: value.clone() for name, value in layout.parts(flat, run).items()}
+            for name, value in weights.items():
+                if name.endswith(COUNTER):
+                    value.fill_(trainer.best.epoch * self.steps)
             trainer.best.weights = weights
             member.improved = False
         torch.set_rng_state(member.generator.get_state())
@@ -323,18 +285,10 @@ class Group:
         if not any(better):
             return
         mask = torch.tensor(better, device=self.device)
-        for view, best in zip(
-            self.layout.views(self.weights).values(), self.layout.views(self._best).values(), strict=True
-        ):
-            torch.where(mask.view(1, -1, *[1] * (view.dim() - 2)), view, best, out=best)
-        if self.norm is not None and self._best_norm is not None:
-            for now, best in zip((self.norm.mean, self.norm.variance), self._best_norm, strict=True):
-                torch.where(mask.view(1, -1, 1), now, best, out=best)
-
-    def _model(self, member: Member) -> Rectangular:
-        model = member.experiment.model
-        assert isinstance(model, Rectangular)
-        return model
+        flats = ((self.layout, self.weights, self._best), (self.averages, self.statistics, self._best_statistics))
+        for layout, now, best in flats:
+            for view, into in zip(layout.views(now).values(), layout.views(best).values(), strict=True):
+                torch.where(mask.view(1, -1, *[1] * (view.dim() - 2)), view, into, out=into)
 
     def _vector(self, values: Sequence[Any], like: Tensor | None = None) -> Tensor:
         dtype = torch.float64 if like is None else like.dtype
@@ -366,9 +320,9 @@ class Group:
             self._sums = self._native.train(order, record)
             self.step = self.steps
             on_step(self.step)
-        while self.step < self.steps:
-            rows = order[:, self.step * self.batch_size : (self.step + 1) * self.batch_size]
-            self._train_step(rows, record)
+        plan = [order[:, i * self.batch_size : (i + 1) * self.batch_size] for i in range(self.step, self.steps)]
+        for x, y in self.data["train"].batches(plan, [member.trainer.epoch for member in self.members]):
+            self._train_step(x, y, record)
             self.step += 1
             if self.config.lr_update == "step":
                 for member in self.members:
@@ -392,17 +346,16 @@ class Group:
             for member, rate in zip(self.members, rates, strict=True):
                 member.trainer.last_lr = rate
 
-    def _train_step(self, rows: Tensor, record: bool) -> None:
+    def _train_step(self, x: Tensor, y: Tensor, record: bool) -> None:
         network, sums = self.network, self._sums
-        x, y = self.data["train"].take(rows)
         done = network.forward(x, train=True)
         loss, slope = self.objectives.loss(done.output, y)
         if not self.config.task_loss:
             slope = slope * 0.0
-        found, gradients, penalty = self._penalise(done, slope, record)
+        found, penalty = self._penalise(done, slope, record)
         if record:
             self._add(sums, loss, penalty, done.output, y, found)
-        network.backward(done, slope, gradients.get("pre"), gradients.get("linear"))
+        network.backward(done, slope)
         for stepper in self._penalised:
             if (clipped := stepper.clipped_loss()) is not None:
                 clipped.backward()
@@ -416,28 +369,22 @@ class Group:
         """Steps that were taken, as the optimisers of the runs count them."""
         self._counts += steps
 
-    def _penalise(self, done: Pass, slope: Tensor, record: bool) -> tuple[list[Found], dict[str, Stack], Tensor | None]:
-        """Extremes, what Jumpstart adds to the gradients (`slope`, of the outputs, is changed), and its loss."""
+    def _penalise(self, done: Any, slope: Tensor, record: bool) -> tuple[list[Found], Tensor | None]:
+        """Extremes, and Jumpstart's loss, whose gradient the network is told (`slope`, of the outputs, may change)."""
         if not self.taps or not (record or self._penalises):
-            return [], {}, None
-        stacks = self._stacks(done)
+            return [], None
+        stacks = self.network.taps(done)
         places = self._penalises
         found = [extremes.find(x, places=places, average=self.terms.average) for x in stacks]
         if not self.measures_jumpstart:
-            return found, {}, None
+            return found, None
         value, slopes = extremes.loss(found, self.terms)
         value, strengths = extremes.clipped(value, self.strengths, self.clips)
-        if not self._penalises:
-            return found, {}, value
-        into = self.network.zeros("hooked", done.x.shape[2])
-        for x, of, gradient, to in zip(stacks, found, slopes, [into.values, slope.unsqueeze(0)], strict=False):
-            extremes.add_gradient(to, x, of, gradient, strengths, self.terms)
-        return found, {"linear" if self.taps_linear else "pre": into}, value
-
-    def _stacks(self, done: Pass) -> list[Tensor]:
-        """Pre-activations (L, R, C, B) by width."""
-        hidden = done.linear if self.taps_linear else done.pre
-        return [hidden.values, *([done.output.unsqueeze(0)] if self.taps_head else [])]
+        if self._penalises:
+            into = self.network.slopes(done, slope)
+            for to, x, of, gradient in zip(into, stacks, found, slopes, strict=True):
+                extremes.add_gradient(to, x, of, gradient, strengths, self.terms)
+        return found, value
 
     def _add(
         self, sums: Sums, loss: Tensor, penalty: Tensor | None, output: Tensor, y: Tensor, found: Sequence[Found]
@@ -449,26 +396,20 @@ class Group:
         sums.rows += rows
         if found and self.layers:
             if sums.statuses is None:
-                sums.statuses = self._new_statuses()
+                sums.statuses = Statuses(self.network.positions, self.network.widths)
             sums.statuses.add([of.extremes for of in found])
-
-    def _new_statuses(self) -> Statuses:
-        depth = self.layout.shape.depth
-        head = self.taps_head
-        positions = (tuple(range(depth)), *([(depth,)] if head else []))
-        return Statuses(positions, (self.layout.shape.width, *([self.layout.shape.outputs] if head else [])))
 
     def evaluate(self, stage: str) -> Sums:
         """Losses, metrics and status of a part of the data in evaluation mode."""
         if self._native is not None:
             return self._native.evaluate(stage)
         rows, sums = self.data[stage], Sums()
-        for begin in range(0, len(rows), EVALUATION_ROWS):
-            x, y = rows.cut(begin, min(begin + EVALUATION_ROWS, len(rows)), len(self))
+        for begin in range(0, len(rows), self._piece):
+            x, y = rows.cut(begin, min(begin + self._piece, len(rows)), len(self))
             done = self.network.forward(x, train=False)
             found, penalty = [], None
             if self.taps:
-                found = [extremes.find(z, places=False) for z in self._stacks(done)]
+                found = [extremes.find(z, places=False) for z in self.network.taps(done)]
                 if self.measures_jumpstart:
                     value, _ = extremes.loss(found, self.terms)
                     penalty, _ = extremes.clipped(value, self.strengths, self.clips)
@@ -516,13 +457,5 @@ class Group:
         nothing = torch.zeros(len(self), 1, dtype=torch.float64, device=self.device)
         losses, counts = (x if isinstance(x, Tensor) else nothing for x in (sums.losses, sums.counts))
         totals = {"rows": sums.rows, "skipped": 0, "losses": losses[run], "counts": counts[run]}
-        status = sums.statuses.of(run, self.layers) if sums.statuses is not None else {}
+        status = sums.statuses.of(run, self.network.layers) if sums.statuses is not None else {}
         member.trainer.load_partial({"totals": totals, "status": status})
-
-
-def _statistics(model: Rectangular) -> Iterator[tuple[Tensor, Tensor]]:
-    """Running mean and variance of every batch normalisation."""
-    for module in model.modules():
-        if isinstance(module, torch.nn.BatchNorm1d):
-            assert module.running_mean is not None and module.running_var is not None
-            yield module.running_mean, module.running_var

@@ -7,18 +7,24 @@ import os
 from typing import Any
 
 from regx.data import REGISTRY as DATASETS
+from regx.data.pictures import STREAM_BYTES
 from regx.data.tables import SUFFIXES
 from regx.training.config import RunConfig
-from regx.training.experiments import RectangularConfig
+from regx.training.experiments import RectangularConfig, own_options
 from regx.training.options import REGULARIZER, options_of
 
 ENGINES = ("single", "vectorised", "native")
 # Runs of a program: more are not faster, as their activations leave the processor's caches.
 MOST = 64
+# The same where `modules` computes them.
+MOST_MODULES = 8
+# Widest convolutional networks, and largest images (16 x 16 in color), that are faster together: wider and larger ones
+# keep a processor busy by themselves.
+NARROW, SMALL_IMAGE = 8, 768
 # Share of the machine's memory that a program may take.
 MEMORY_SHARE = 0.2
 # Widest layers that the native engine is compiled for; the matrix products of wider ones are faster in a BLAS.
-NATIVE_WIDTH = 16
+NATIVE_WIDTH = 64
 NATIVE_ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "identity")
 
 # Options that may differ between the runs of a program: numbers that an array with a run axis can hold.
@@ -53,19 +59,17 @@ _IN_FORWARD = ("activation_l1", "activation_l2", "l0")
 
 def obstacle(config: RunConfig) -> str | None:
     """Why a run can only be trained by itself; None where it can be part of a program."""
-    if not isinstance(config, RectangularConfig):
-        return f"{config.model_name()} is no rectangular network"
-    if _is_images(config.dataset):
-        return f"{config.dataset} has images"
     for option, wanted in (("compile", False), ("amp", "no"), ("accumulate", 1), ("log_speed", False)):
         if getattr(config, option) != wanted:
-            return f"--{option.replace('_', '-')}"
+            instead = " (use --no-log-speed)" if option == "log_speed" else ""
+            return f"--{option.replace('_', '-')}{instead}"
     if config.plot_status:
         return "--plot-status"
     if config.devices.startswith("cpu:") or (config.devices.isdigit() and int(config.devices) > 1):
         return f"--devices {config.devices}"
-    if config.hook_at == "layer" and not config.skip_batchnorm and config.batchnorm:
-        return "--hook-at layer with --no-skip-batchnorm"
+    found = _by_hand_obstacle(config) if is_by_hand(config) else _modules_obstacle(config)
+    if found:
+        return found
     names = [penalty.name for penalty in config.penalties()]
     for name in _IN_FORWARD:
         if name in names:
@@ -80,11 +84,72 @@ def obstacle(config: RunConfig) -> str | None:
     return None
 
 
+def is_by_hand(config: RunConfig) -> bool:
+    """Whether the network is a dense rectangular one, which has code of its own; others go through `modules`."""
+    return isinstance(config, RectangularConfig) and not _is_images(config.dataset)
+
+
+def _by_hand_obstacle(config: RunConfig) -> str | None:
+    assert isinstance(config, RectangularConfig)
+    if config.hook_at == "layer" and not config.skip_batchnorm and config.batchnorm:
+        return "--hook-at layer with --no-skip-batchnorm"
+    return None
+
+
+def _modules_obstacle(config: RunConfig) -> str | None:
+    name = config.model_name()
+    if ":" in name:
+        return f"{name} is a model of another library"
+    if config.model_options().get("dropout"):
+        return f"dropout in {name}"
+    for option in ("mixup", "cutmix"):
+        if getattr(config, option):
+            return f"--{option}"
+    if _is_images(config.dataset):
+        if config.corrupt == "skip":
+            return "--corrupt skip"
+        if _may_stream(config):
+            return "images that may be streamed from their files (use --stream no)"
+    for penalty in config.penalties():
+        if penalty.name != "jumpstart":
+            continue
+        if penalty.options.get("tie_breaking") == "average" and _is_images(config.dataset):
+            return "--tie-breaking average of images"
+        if penalty.options.get("unit_dim", 1) != 1:
+            return "jumpstart(unit_dim=...)"
+    return None
+
+
+def _may_stream(config: RunConfig) -> bool:
+    """Whether images might stay in their files, as far as is known without looking for them."""
+    if config.stream != "auto":
+        return config.stream == "yes"
+    if config.dataset not in DATASETS:
+        return True
+    return DATASETS[config.dataset].facts["rows"] * _features(config) > STREAM_BYTES
+
+
+def pays(config: RunConfig) -> bool:
+    """Whether runs are faster as a program than one by one, by what was measured on one core.
+
+    Dense rectangular networks are (by far), and narrow convolutional ones on small images (1.3 to 2 times). Others are
+    not: LeNets, ResNets and wide ResNets take as long or 1.4 times as long, as their matrix products are large enough
+    for a core, and grouped convolutions slower than plain ones.
+    """
+    if is_by_hand(config):
+        return True
+    return isinstance(config, RectangularConfig) and config.width <= NARROW and _features(config) <= SMALL_IMAGE
+
+
 def native_obstacle(config: RunConfig) -> str | None:
     """Why the native engine cannot train a run on any machine; None where it can."""
     found = obstacle(config)
-    if found or not isinstance(config, RectangularConfig):
+    if found:
         return found
+    if not isinstance(config, RectangularConfig):
+        return f"{config.model_name()} is no rectangular network"
+    if _is_images(config.dataset):
+        return f"{config.dataset} has images"
     if config.width > NATIVE_WIDTH:
         return f"width {config.width} is more than {NATIVE_WIDTH}"
     if config.activation not in NATIVE_ACTIVATIONS:
@@ -116,6 +181,9 @@ def likeness(config: RunConfig) -> str:
     kept |= {name: bool(kept[name]) for name in _PRESENT if name in kept}
     if config.dataset in DATASETS and DATASETS[config.dataset].facts["kind"] == "toy":
         kept["dataset"] = "toy"
+    if not isinstance(config, RectangularConfig):  # whose own defaults are those of its model
+        kept = {name: value for name, value in kept.items() if name not in own_options(config)}
+        kept["model"] = (config.model_name(), config.model_options())
     kept["penalties"] = [(p.name, p.options, bool(p.strength.clip)) for p in config.penalties()]
     kept |= {"hook_at": config.hook_at, "skip_last": config.skip_last, "task_loss": config.task_loss}
     kept |= {"skip_batchnorm": config.skip_batchnorm, "experiment": config.experiment}
@@ -123,14 +191,18 @@ def likeness(config: RunConfig) -> str:
 
 
 def most_runs(config: RunConfig) -> int:
-    """How many such runs one program should hold: at most `MOST`, fewer where they would not fit into memory."""
-    assert isinstance(config, RectangularConfig)
+    """How many such runs one program should hold, by what is fast, and as many as fit into memory, roughly."""
     rows = _rows(config) or 10_000
     batch = rows if config.batch_size == "full" else min(int(config.batch_size), rows)
     # Pre-activations, activations and gradients of a batch; those of a validation pass; the data.
-    numbers = config.width * config.depth * (4 * batch + 2 * min(rows // 4, 8192)) + 2 * rows * _features(config)
+    features = _features(config)
+    layers = config.width * config.depth if isinstance(config, RectangularConfig) else 50
+    if is_by_hand(config):
+        most, numbers = MOST, layers * (4 * batch + 2 * min(rows // 4, 8192)) + 2 * rows * features
+    else:  # every layer keeps some numbers for each of the input, and images are bytes
+        most, numbers = MOST_MODULES, 6 * layers * features * batch + rows * features // 4
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / (os.cpu_count() or 1)
-    return max(1, min(MOST, int(MEMORY_SHARE * memory / (4 * numbers))))
+    return max(1, min(most, int(MEMORY_SHARE * memory / (4 * numbers))))
 
 
 def seconds_per_epoch(config: RunConfig, engine: str) -> float | None:
@@ -175,4 +247,6 @@ def _rows(config: RunConfig) -> int | None:
 
 
 def _features(config: RunConfig) -> int:
+    if _is_images(config.dataset) and (config.image_size or config.dataset not in DATASETS):
+        return 3 * (config.image_size or 224) ** 2
     return DATASETS[config.dataset].facts.get("features") or 100 if config.dataset in DATASETS else 100

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from regx.models import Rectangular
+from regx.training.vectorised.extremes import Layers
 from regx.training.vectorised.storage import Layout, padded
 
 aten = torch.ops.aten
@@ -50,6 +53,96 @@ def _slope(name: str, x: Tensor, out: Tensor) -> None:
         out.copy_(getattr(aten, f"{name}_backward")(ones, x))
 
 
+class Networks(Protocol):
+    """R networks that are computed together.
+
+    Attributes:
+        gradients: of the weights, flat; `backward` writes them.
+        layers: names of the hooked layers, in the order of the forward pass; known after one.
+        positions: of the layers of every group of equal width, in the order of the forward pass.
+        widths: of these groups.
+    """
+
+    gradients: Tensor
+    layers: tuple[str, ...]
+    positions: tuple[tuple[int, ...], ...]
+    widths: tuple[int, ...]
+
+    def forward(self, x: Tensor, *, train: bool) -> Any:
+        """Maps (R, B, ...), or (1, B, ...) where inputs are the same, to something with an `output` (R, K, B)."""
+        ...
+
+    def taps(self, done: Any) -> list[Layers]:
+        """The pre-activations of the hooked layers, by groups."""
+        ...
+
+    def slopes(self, done: Any, output_gradient: Tensor) -> list[Layers]:
+        """Zeros, to which what a penalty of `taps` adds to the gradients is to be added before `backward`.
+
+        Args:
+            done: the forward pass.
+            output_gradient: (R, K, B) of the outputs; it may be among what is returned.
+        """
+        ...
+
+    def backward(self, done: Any, output_gradient: Tensor) -> None:
+        """Writes the gradients of all weights."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shape:
+    """What all dense rectangular networks of a program have in common.
+
+    Attributes:
+        inputs, outputs, depth, width: sizes.
+        batchnorm: whether a batch normalisation follows every layer.
+    """
+
+    inputs: int
+    outputs: int
+    depth: int
+    width: int
+    batchnorm: bool
+
+    @classmethod
+    def of(cls, model: Rectangular) -> Shape:
+        """That of a network."""
+        layers = [name for name in model.hidden if name.startswith("layer")]
+        first: nn.Linear = model.hidden["layer0"]  # type: ignore[assignment]
+        norm = any(name.startswith("batchnorm") for name in model.hidden)
+        return cls(first.in_features, model.head.out_features, len(layers), first.out_features, norm)
+
+    def layout(self, runs: int) -> Layout:
+        """Where the parameters of R networks lie."""
+        width, depth = self.width, self.depth
+        segments = {
+            "first": (1, runs, width, self.inputs),
+            "hidden": (depth - 1, runs, width, width),
+            "bias": (depth, runs, width),
+            "head": (1, runs, self.outputs, width),
+            "head_bias": (1, runs, self.outputs),
+        }
+        places = {"head.weight": ("head", 0), "head.bias": ("head_bias", 0)}
+        for layer in range(depth):
+            places[f"hidden.layer{layer}.weight"] = ("hidden", layer - 1) if layer else ("first", 0)
+            places[f"hidden.layer{layer}.bias"] = ("bias", layer)
+        if not self.batchnorm:
+            return Layout(runs, segments, places)
+        for name, of_torch in (("gamma", "weight"), ("beta", "bias")):
+            segments[name] = (depth, runs, width)
+            places |= {f"hidden.batchnorm{layer}.{of_torch}": (name, layer) for layer in range(depth)}
+        return Layout(runs, segments, places, {f"hidden.layer{layer}.bias" for layer in range(depth)})
+
+    def statistics(self, runs: int) -> Layout:
+        """Where their running statistics lie."""
+        if not self.batchnorm:
+            return Layout(runs, {}, {})
+        names = {"mean": "running_mean", "variance": "running_var"}
+        places = {f"hidden.batchnorm{i}.{of}": (name, i) for name, of in names.items() for i in range(self.depth)}
+        return Layout(runs, dict.fromkeys(names, (self.depth, runs, self.width)), places)
+
+
 @dataclass
 class Stack:
     """A number for every layer, run, unit and row.
@@ -85,6 +178,7 @@ class Pass:
         output: (R, K, B).
         noise: factors of dropout.
         saved: means and inverse deviations of the batch, per layer.
+        added: what a penalty adds to the gradients of the hooked layers; None without.
     """
 
     x: Tensor
@@ -94,14 +188,18 @@ class Pass:
     output: Tensor
     noise: Stack | None
     saved: list[tuple[Tensor, Tensor]]
+    added: Stack | None = None
 
 
 class Network:
-    """R networks with equal sizes.
+    """R networks with equal sizes; see `Networks`.
 
     Args:
+        shape: sizes.
         layout: of the flat weights.
         weights: flat.
+        hooked: names of the layers whose pre-activations are looked at.
+        at_layers: whether these are the outputs of linear layers, else the inputs of activations.
         activation: name of the activation.
         skip: layers that a skip connection spans; None without.
         norm: running statistics; None without batch normalisation.
@@ -111,16 +209,22 @@ class Network:
 
     def __init__(
         self,
+        shape: Shape,
         layout: Layout,
         weights: Tensor,
         *,
+        hooked: tuple[str, ...],
+        at_layers: bool,
         activation: str,
         skip: int | None = None,
         norm: Norm | None = None,
         dropout: Tensor | None = None,
         generators: Sequence[torch.Generator] = (),
     ) -> None:
-        self.layout, self.shape = layout, layout.shape
+        self.layout, self.shape = layout, shape
+        self.layers, self.at_layers, self.at_head = hooked, at_layers, "head" in hooked
+        self.positions = (tuple(range(shape.depth)), *([(shape.depth,)] if self.at_head else []))
+        self.widths = (shape.width, *([shape.outputs] if self.at_head else []))
         self.weights = layout.views(weights)
         self.activation, self.skip, self.norm = activation, skip, norm
         self.dropout, self.generators = dropout, generators
@@ -140,12 +244,13 @@ class Network:
         return Stack(rows, rows[:, :size].view(-1, *shape))
 
     def forward(self, x: Tensor, *, train: bool) -> Pass:
-        """Maps (R, F, B) to (R, K, B).
+        """Maps (R, B, F) to (R, K, B).
 
         Args:
-            x: inputs; those of all runs, or (1, F, B) where they are the same.
+            x: inputs; those of all runs, or (1, B, F) where they are the same.
             train: whether statistics are those of the batch, and dropout is on.
         """
+        x = x.transpose(1, 2)
         weights, depth, batch = self.weights, self.shape.depth, x.shape[2]
         dropout = train and self.dropout is not None
         linear, post = self._buffer("linear", batch), self._buffer("post", batch)
@@ -168,27 +273,22 @@ class Network:
         output = torch.baddbmm(weights["head_bias"][0].unsqueeze(2), weights["head"][0], h)
         return Pass(x, linear, pre, post, output, noise, saved)
 
-    def zeros(self, name: str, batch: int) -> Stack:
-        """Zeros, in a buffer of that name, for what `backward` shall add to the gradients."""
-        found = self._buffer(name, batch)
-        found.rows.zero_()
-        return found
+    def taps(self, done: Pass) -> list[Layers]:
+        """See `Networks.taps`."""
+        hidden = (done.linear if self.at_layers else done.pre).values
+        output = done.output.unsqueeze(0)
+        return [Layers(hidden, hidden), *([Layers(output, output)] if self.at_head else [])]
 
-    def backward(
-        self,
-        done: Pass,
-        output_gradient: Tensor,
-        pre_gradient: Stack | None = None,
-        linear_gradient: Stack | None = None,
-    ) -> Tensor:
-        """Gradients of all weights, flat.
+    def slopes(self, done: Pass, output_gradient: Tensor) -> list[Layers]:
+        """See `Networks.slopes`."""
+        done.added = self._buffer("hooked", done.x.shape[2])
+        done.added.rows.zero_()
+        hidden, output = done.added.values, output_gradient.unsqueeze(0)
+        return [Layers(hidden, hidden), *([Layers(output, output)] if self.at_head else [])]
 
-        Args:
-            done: the forward pass.
-            output_gradient: (R, K, B) of the outputs.
-            pre_gradient: what a penalty adds to the gradients of the inputs of activations; it is overwritten.
-            linear_gradient: the same of the outputs of linear layers.
-        """
+    def backward(self, done: Pass, output_gradient: Tensor) -> None:
+        """See `Networks.backward`; `done` is used up."""
+        pre_gradient, linear_gradient = (None, done.added) if self.at_layers else (done.added, None)
         weights, into, depth = self.weights, self._by_segment, self.shape.depth
         batch = done.x.shape[2]
         gradient = self._buffer("gradient", batch) if pre_gradient is None else pre_gradient
@@ -225,7 +325,6 @@ class Network:
             torch.bmm(gradient.values[layer], before, out=into["hidden"][layer - 1])
         if self.norm:
             into["bias"].zero_()  # not trained: taken out again by the normalisation
-        return self.gradients
 
     def _draw(self, batch: int) -> Stack:
         """Factors of dropout, drawn for every run and layer as its own module would."""

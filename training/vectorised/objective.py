@@ -19,7 +19,8 @@ class Objectives:
 
     def __init__(self, objective: Objective) -> None:
         self.task, self.smoothing = objective.task, objective.smoothing
-        self.names = ("r2", "rmse", "mae") if self.task == "regression" else ("acc",)
+        self.top5 = objective.top5
+        self.names = ("r2", "rmse", "mae") if self.task == "regression" else ("acc", "top5_acc")[: 1 + self.top5]
 
     def loss(self, output: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         """Mean loss (R,) and its gradient (R, K, B) at outputs (R, K, B) with labels (R, B) or targets (R, B, T)."""
@@ -47,10 +48,13 @@ class Objectives:
         return loss, ((logs.exp() - target) / batch)[:, :, :batch].contiguous()
 
     def counts(self, output: Tensor, y: Tensor) -> Tensor:
-        """Sums over a batch, (R, 1) hits or (R, 2 T) squared and absolute errors, that `metrics` are made of."""
+        """Sums over a batch that `metrics` are made of, (R, ...): hits, top-5 hits; or squared and absolute errors."""
         if self.task == "regression":
             error = (output - y.transpose(1, 2)).double()
             return torch.cat([error.square().sum(2), error.abs().sum(2)], 1)
+        if self.top5:
+            hits = output.topk(5, 1).indices == y.unsqueeze(1)
+            return torch.stack([hits[:, 0].sum(1), hits.sum((1, 2))], 1).double()
         predicted = (output[:, 0] > 0).long() if self.task == "binary" else output.argmax(1)
         return (predicted == y).sum(1, keepdim=True).double()
 

@@ -62,7 +62,7 @@ def engine_of(config: RunConfig) -> str:
     Raises:
         UserError: the configuration asks for one that cannot.
     """
-    if config.engine == "single":
+    if config.engine == "single" or (config.engine == "auto" and not grouping.pays(config)):
         return "single"
     obstacle = "several processes train it" if from_environment().size > 1 else grouping.obstacle(config)
     if obstacle is not None:
@@ -114,12 +114,14 @@ def _begin(number: int, wanted: Wanted, argv: list[str], ended: Ended) -> _Run |
             opened.close()
             return None
         resumed = folder.last.is_file()
-        experiment = build.build(config, build.find_device(config.devices), resumes=resumed)
+        engine = engine_of(config)
+        device = torch.device("cpu") if engine == "native" else build.find_device(config.devices)
+        experiment = build.build(config, device, resumes=resumed)
         if resumed:
             experiment.trainer.load_state_dict(load_checkpoint(folder.last, config.hash()))
         state = torch.get_rng_state()
         more: dict[str, Any] = {"end": wanted.end, "sweep": wanted.sweep, "point": wanted.point}
-        session = Session(experiment, folder, wanted.observer, argv, resumed=resumed, engine=engine_of(config), **more)
+        session = Session(experiment, folder, wanted.observer, argv, resumed=resumed, engine=engine, **more)
         opened.callback(session.close)
         if not resumed:
             session.checkpoint()
