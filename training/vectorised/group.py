@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from regx.regularizers import Jumpstart
-from regx.training.build import Experiment
+from regx.training.build import Experiment, keep_memory
 from regx.training.loop import EVALUATION_ROWS, Trainer
 from regx.training.vectorised import extremes
 from regx.training.vectorised.assembly import assemble
@@ -24,6 +24,7 @@ from regx.training.vectorised.objective import Objectives
 from regx.training.vectorised.optimizers import Optimizer
 from regx.training.vectorised.rows import rows_of
 from regx.training.vectorised.status import Statuses
+from regx.training.vectorised.storage import Layout
 
 # How the name of a batch normalisation's number of steps ends.
 COUNTER = "num_batches_tracked"
@@ -127,6 +128,8 @@ class Group:
             "train": rows_of([experiment.data.train for experiment in experiments]),
             "val": rows_of([experiment.data.val for experiment in experiments]),
         }
+        if self.device.type == "cpu":
+            keep_memory()
         self._bind()
         self._sums = self._partial()
         self._native: Any = None
@@ -142,7 +145,14 @@ class Group:
 
     def _bind(self) -> None:
         """Puts the tensors of all runs into flat ones, and makes theirs windows into these."""
-        runs, config = len(self), self.config
+        self._make()
+        for run, member in enumerate(self.members):
+            self._fill(run, member)
+        self._link()
+
+    def _make(self) -> None:
+        """Makes room for all runs."""
+        config = self.config
         models = [member.experiment.model for member in self.members]
         generators = [member.generator for member in self.members]
         made = assemble(config, models, generators, self._hooked, by_hand=self._by_hand)
@@ -159,11 +169,47 @@ class Group:
         )
         if config.grad_clip is not None:
             self.optimizer.clips = self._vector([member.experiment.config.grad_clip for member in self.members])
-        self._best, self._best_statistics = torch.empty_like(self.weights), torch.empty_like(self.statistics)
+        self._best, self._best_statistics = torch.zeros_like(self.weights), torch.zeros_like(self.statistics)
         # What an optimiser of torch remembers of its steps, per run and parameter; proximal steps read it.
-        self._counts = torch.zeros(runs, len(self.layout.places), device=self.device)
+        self._counts = torch.zeros(len(self), len(self.layout.places), device=self.device)
+
+    def _flats(self) -> list[tuple[Layout, Tensor]]:
+        """Everything that runs have in flat tensors, and their layouts."""
+        optimizer = self.optimizer
+        of_weights = [self.weights, self._best, optimizer.first, *([optimizer.second] if len(optimizer.second) else [])]
+        of_statistics = [self.statistics, self._best_statistics]
+        return [(self.layout, x) for x in of_weights] + [(self.averages, x) for x in of_statistics]
+
+    def _fill(self, run: int, member: Member) -> None:
+        """Copies what a run has into the flat tensors."""
+        model, optimizer = member.experiment.model, member.trainer.stepper.optimizer
+        mine, best = self.layout.parts(self.weights, run), self.layout.parts(self._best, run)
+        moments = {"momentum_buffer": self.optimizer.first}
+        if self.config.optimizer != "sgd":
+            moments = {"exp_avg": self.optimizer.first, "exp_avg_sq": self.optimizer.second}
+        parts = {key: self.layout.parts(flat, run) for key, flat in moments.items()}
+        kept = member.trainer.best.weights
+        for name, parameter in model.named_parameters():
+            mine[name].copy_(parameter.data)
+            if name in kept:
+                best[name].copy_(kept[name])
+            state = optimizer.state.get(parameter, {})
+            for key, part in parts.items():
+                if state.get(key) is not None:
+                    part[name].copy_(state[key])
+        self.optimizer.steps[run] = self._counts[run] = member.trainer.epochs_done * self.steps + member.trainer.step
+        statistics = self.averages.parts(self.statistics, run)
+        best_statistics = self.averages.parts(self._best_statistics, run)
+        for name, buffer in model.named_buffers():
+            if name in statistics:
+                statistics[name].copy_(buffer)
+                if name in kept:
+                    best_statistics[name].copy_(kept[name])
+
+    def _link(self) -> None:
+        """Makes the tensors of all runs windows into the flat ones."""
         for run, member in enumerate(self.members):
-            self._bind_one(run, member)
+            self._link_one(run, member)
         self.optimizer.numbers_changed()
         jumpstarts = [next((p for p in m.trainer.penalties if p.of_forward), None) for m in self.members]
         self._jumpstarts = jumpstarts
@@ -173,50 +219,32 @@ class Group:
         self._penalised = [stepper for stepper in steppers if stepper.has_weight_penalties]
         self._followed = [stepper for stepper in steppers if stepper.follows]
 
-    def _bind_one(self, run: int, member: Member) -> None:
+    def _link_one(self, run: int, member: Member) -> None:
         model, optimizer = member.experiment.model, member.trainer.stepper.optimizer
-        layout = self.layout
-        mine = layout.parts(self.weights, run)
-        gradients = layout.parts(self.network.gradients, run)
+        layout, sgd = self.layout, self.config.optimizer == "sgd"
+        mine, gradients = layout.parts(self.weights, run), layout.parts(self.network.gradients, run)
         first = layout.parts(self.optimizer.first, run)
-        second = layout.parts(self.optimizer.second, run) if self.config.optimizer != "sgd" else {}
-        best = layout.parts(self._best, run)
-        kept = member.trainer.best.weights
+        second = {} if sgd else layout.parts(self.optimizer.second, run)
         for number, (name, parameter) in enumerate(model.named_parameters()):
-            mine[name].copy_(parameter.data)
-            if name in kept:
-                best[name].copy_(kept[name])
             parameter.data = mine[name]
             if not parameter.requires_grad:
                 continue
             parameter.grad = gradients[name]
             state = optimizer.state[parameter]
-            if self.config.optimizer == "sgd":
-                if self.config.momentum:
-                    buffer = state.get("momentum_buffer")
-                    first[name].copy_(first[name] if buffer is None else buffer)
-                    state["momentum_buffer"] = first[name]
-                continue
-            if "exp_avg" in state:
-                first[name].copy_(state["exp_avg"])
-                second[name].copy_(state["exp_avg_sq"])
-            state |= {"step": self._counts[run, number], "exp_avg": first[name], "exp_avg_sq": second[name]}
-        taken = member.trainer.epochs_done * self.steps + member.trainer.step
-        self.optimizer.steps[run] = self._counts[run] = taken
+            if not sgd:
+                state |= {"step": self._counts[run, number], "exp_avg": first[name], "exp_avg_sq": second[name]}
+            elif self.config.momentum:
+                state["momentum_buffer"] = first[name]
         statistics = self.averages.parts(self.statistics, run)
-        best_statistics = self.averages.parts(self._best_statistics, run)
         for name, buffer in model.named_buffers():
             if name in statistics:
-                statistics[name].copy_(buffer)
                 buffer.data = statistics[name]
-                if name in kept:
-                    best_statistics[name].copy_(kept[name])
         optimizer._opt_called = True  # type: ignore[attr-defined] # or its schedule would warn: it takes no step itself
         decays = [group["weight_decay"] for group in optimizer.param_groups]  # of weights, and of all else
         self.optimizer.decays[:, run] = torch.tensor([decays[0], decays[-1]], dtype=torch.float64)
         member.trainer.capture = lambda: self._capture(member)
 
-    def _release(self, run: int, member: Member) -> None:
+    def _release(self, member: Member) -> None:
         """Gives a run its own memory back."""
         self.sync(member)
         model, optimizer = member.experiment.model, member.trainer.stepper.optimizer
@@ -264,14 +292,21 @@ class Group:
         if not left:
             return []
         stay = [run for run, member in enumerate(self.members) if member.number not in numbers]
-        for member in self.members:
-            self._release(self.members.index(member), member)
+        for member in left:
+            self._release(member)
         self.members = [self.members[run] for run in stay]
         if self.members:
             runs = torch.tensor(stay, device=self.device)
             for rows in self.data.values():
                 rows.keep(runs)
-            self._bind()
+            before, counts, steps = self._flats(), self._counts, self.optimizer.steps
+            self._make()
+            for (old, x), (new, y) in zip(before, self._flats(), strict=True):
+                for view, into in zip(old.views(x).values(), new.views(y).values(), strict=True):
+                    torch.index_select(view, 1, runs, out=into)
+            self._counts.copy_(counts[runs])
+            self.optimizer.steps.copy_(steps[stay])
+            self._link()
         return left
 
     def _capture(self, member: Member) -> tuple[dict[str, Tensor], list[dict[str, Any]]]:
