@@ -150,10 +150,15 @@ class Stack:
     Attributes:
         rows: (L, S) every layer in a row, which is longer than needed: see `padded`.
         values: (L, R, W, B) the same without what is too much.
+        row, value: the layers of these; made once, as to pick one takes as long as a small product.
+        turned: (R, B, W) the layers of `values`, transposed.
     """
 
     rows: Tensor
     values: Tensor
+    row: tuple[Tensor, ...]
+    value: tuple[Tensor, ...]
+    turned: tuple[Tensor, ...]
 
 
 @dataclass
@@ -230,18 +235,29 @@ class Network:
         self.dropout, self.generators = dropout, generators
         self.gradients = torch.zeros_like(weights)
         self._by_segment = layout.views(self.gradients)
+        self._weight = (self.weights["first"][0], *self.weights["hidden"])
+        self._weight_turned = [weight.transpose(1, 2) for weight in self._weight]
+        self._bias = [bias.unsqueeze(2) for bias in self.weights["bias"]]
+        self._into = (self._by_segment["first"][0], *self._by_segment["hidden"])
         self._buffers: dict[str, Tensor] = {}
+        self._stacks: dict[tuple[str, int], Stack] = {}
 
     def _buffer(self, name: str, batch: int) -> Stack:
-        """Made anew only where more is needed than ever before."""
+        """Made once for every size of a batch; the memory is made anew only where more is needed than ever before."""
+        if (name, batch) in self._stacks:
+            return self._stacks[name, batch]
         shape = (self.layout.runs, self.shape.width, batch)
         size = torch.Size(shape).numel()
         whole = self.shape.depth * padded(size)
         kept = self._buffers.get(name)
         if kept is None or kept.numel() < whole:
             kept = self._buffers[name] = self.gradients.new_zeros(whole)
+            self._stacks = {key: stack for key, stack in self._stacks.items() if key[0] != name}
         rows = kept[:whole].view(self.shape.depth, -1)
-        return Stack(rows, rows[:, :size].view(-1, *shape))
+        values = rows[:, :size].view(-1, *shape)
+        turned = tuple(value.transpose(1, 2) for value in values)
+        self._stacks[name, batch] = Stack(rows, values, tuple(rows), tuple(values), turned)
+        return self._stacks[name, batch]
 
     def forward(self, x: Tensor, *, train: bool) -> Pass:
         """Maps (R, B, F) to (R, K, B).
@@ -259,17 +275,16 @@ class Network:
         saved: list[tuple[Tensor, Tensor]] = []
         h = x.expand(self.layout.runs, -1, -1)
         for layer in range(depth):
-            weight = weights["hidden"][layer - 1] if layer else weights["first"][0]
-            torch.baddbmm(weights["bias"][layer].unsqueeze(2), weight, h, out=linear.values[layer])
+            torch.baddbmm(self._bias[layer], self._weight[layer], h, out=linear.value[layer])
             if self.norm:
-                saved.append(self._normalize(layer, linear.values[layer], pre.values[layer], train=train))
+                saved.append(self._normalize(layer, linear.value[layer], pre.value[layer], train=train))
             if noise is not None:
                 before = pre if self.norm else linear
-                torch.mul(before.rows[layer], noise.rows[layer], out=pre.rows[layer])
-            _activate(self.activation, pre.rows[layer], post.rows[layer])
-            h = post.values[layer]
+                torch.mul(before.row[layer], noise.row[layer], out=pre.row[layer])
+            _activate(self.activation, pre.row[layer], post.row[layer])
+            h = post.value[layer]
             if self.skip and layer and layer % self.skip == 0:
-                h.add_(post.values[layer - self.skip])
+                h.add_(post.value[layer - self.skip])
         output = torch.baddbmm(weights["head_bias"][0].unsqueeze(2), weights["head"][0], h)
         return Pass(x, linear, pre, post, output, noise, saved)
 
@@ -294,35 +309,33 @@ class Network:
         gradient = self._buffer("gradient", batch) if pre_gradient is None else pre_gradient
         slope, below = self._buffer("slope", batch), self._buffer("below", batch)
         _slope(self.activation, done.pre.rows, slope.rows)
-        torch.bmm(output_gradient, done.post.values[-1].transpose(1, 2), out=into["head"][0])
+        torch.bmm(output_gradient, done.post.turned[-1], out=into["head"][0])
         torch.sum(output_gradient, 2, out=into["head_bias"][0])
-        torch.bmm(weights["head"][0].transpose(1, 2), output_gradient, out=below.values[-1])
+        torch.bmm(weights["head"][0].transpose(1, 2), output_gradient, out=below.value[-1])
         skipped: Tensor | None = None
         for layer in reversed(range(depth)):
-            d, here = below.rows[layer], gradient.rows[layer]
+            d, here = below.row[layer], gradient.row[layer]
             if self.skip and layer % self.skip == 0:
                 if skipped is not None:
                     d.add_(skipped)
                 skipped = d
             if pre_gradient is None:
-                torch.mul(d, slope.rows[layer], out=here)
+                torch.mul(d, slope.row[layer], out=here)
             else:
-                here.addcmul_(d, slope.rows[layer])
+                here.addcmul_(d, slope.row[layer])
             if done.noise is not None:
-                here.mul_(done.noise.rows[layer])
+                here.mul_(done.noise.row[layer])
             if self.norm:
-                self._normalize_backward(layer, done, gradient.values[layer])
+                self._normalize_backward(layer, done, gradient.value[layer])
             if linear_gradient is not None:
-                here.add_(linear_gradient.rows[layer])
+                here.add_(linear_gradient.row[layer])
             if layer:
-                weight = weights["hidden"][layer - 1].transpose(1, 2)
-                torch.bmm(weight, gradient.values[layer], out=below.values[layer - 1])
+                torch.bmm(self._weight_turned[layer], gradient.value[layer], out=below.value[layer - 1])
         x = done.x.expand(self.layout.runs, -1, -1)
-        torch.bmm(gradient.values[0], x.transpose(1, 2), out=into["first"][0])
         torch.sum(gradient.values, 3, out=into["bias"])
-        for layer in range(1, depth):
-            before = done.post.values[layer - 1].transpose(1, 2)
-            torch.bmm(gradient.values[layer], before, out=into["hidden"][layer - 1])
+        for layer in range(depth):
+            before = done.post.turned[layer - 1] if layer else x.transpose(1, 2)
+            torch.bmm(gradient.value[layer], before, out=self._into[layer])
         if self.norm:
             into["bias"].zero_()  # not trained: taken out again by the normalisation
 
@@ -334,7 +347,7 @@ class Network:
         for layer in range(self.shape.depth):
             for run, generator in enumerate(self.generators):
                 draw = self.gradients.new_empty(batch, self.shape.width).bernoulli_(kept[run], generator=generator)
-                noise.values[layer, run] = (draw / kept[run] if kept[run] else draw).t()
+                noise.value[layer][run] = (draw / kept[run] if kept[run] else draw).t()
         return noise
 
     def _normalize(self, layer: int, x: Tensor, out: Tensor, *, train: bool) -> tuple[Tensor, Tensor]:
@@ -358,7 +371,7 @@ class Network:
         mean, inverse = done.saved[layer]
         found, gamma, beta = aten.native_batch_norm_backward(
             gradient.flatten(0, 1).unsqueeze(0),
-            done.linear.values[layer].flatten(0, 1).unsqueeze(0),
+            done.linear.value[layer].flatten(0, 1).unsqueeze(0),
             self.weights["gamma"][layer].flatten(),
             self.norm.mean[layer].view(-1),
             self.norm.variance[layer].view(-1),
