@@ -33,6 +33,7 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/penalties_step.py
 	$(BIN)/python benchmarks/gates_step.py
 	$(BIN)/python benchmarks/resnet_step.py
+	$(BIN)/python benchmarks/sweep_step.py
 
 picture: .venv/installed
 	$(BIN)/python docs/rescue.py

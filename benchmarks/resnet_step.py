@@ -4,7 +4,7 @@
   of a DataLoader, top-1 and top-5 accuracy and meters that are read after every step.
 * Lightning: an experiment in the way of blauigris/jumpstart: a LightningModule with torchmetrics that logs every step;
   with Jumpstart, hooks that reduce the output of every layer, and tables of all units and points on the CPU. It needs
-  `pip install lightning torchmetrics`; without them only the first is measured.
+  `pip install "regx[bench]"`; without them only the first is measured.
 * regx: its own `Trainer.fit`, with everything that a run does between two steps; no files are written.
 
 All begin with the same weights (checked by their losses) and train on the same images, with SGD and momentum, flipped
@@ -486,7 +486,7 @@ def main() -> None:
     there = all(importlib.util.find_spec(name) for name in ("lightning", "torchmetrics"))
     names = [name for name in options.only if there or not name.startswith("lightning")]
     if names != options.only:
-        print("Lightning is not measured: `pip install lightning torchmetrics`")
+        print("Lightning is not measured: pip install 'regx[bench]'")
     with tempfile.TemporaryDirectory() as folder:
         place = "GPU" if torch.cuda.is_available() else f"CPU, {options.threads} thread(s)"
         size = f"{options.batch_size} x 3 x {options.image_size} x {options.image_size}"

@@ -5,7 +5,7 @@ Deep dense networks learn a binary classification (two moons: 750 rows to train 
 
 * Lightning: one run in the way of blauigris/jumpstart (`peers/lightning_run.py`), which validates, logs and keeps the
   best checkpoint after every epoch; it has no epoch without. Its tables of units and points are emptied after every
-  epoch, unlike there, where they grow. It needs `pip install lightning torchmetrics`.
+  epoch, unlike there, where they grow. It needs `pip install 'regx[bench]'`.
 * plain loop: one run of DataLoader, hooks, Adam as it comes, `.item()` after every step (`peers/plain_loop.py`).
 * torch.func.vmap: R runs over stacked parameters, with the plain loop's hooks and a fused Adam (`peers/stacked.py`).
 * regx, one run: its `Trainer`, as `regx rectangular` uses it.

@@ -79,7 +79,7 @@ class Planner:
 
     asked: str | None = SINGLE
     _choices: dict[str, Choice] = field(default_factory=dict, repr=False)
-    _alike: dict[tuple[str, str], tuple[int, float | None]] = field(default_factory=dict, repr=False)
+    _most: dict[str, int] = field(default_factory=dict, repr=False)
     _seconds: dict[str, float | None] = field(default_factory=dict, repr=False)
     _no_native: str | None = field(default=None, repr=False)
 
@@ -100,11 +100,10 @@ class Planner:
         if engine == SINGLE or self.asked is None:
             return Choice(engine, reason=reason)
         likeness = grouping.likeness(config)
-        if (likeness, engine) not in self._alike:
-            self._alike[likeness, engine] = grouping.most_runs(config), grouping.seconds_per_epoch(config, engine)
-        most, each = self._alike[likeness, engine]
-        self._seconds[item.key] = None if each is None else each * config.epochs
-        return Choice(engine, likeness, most, reason)
+        if likeness not in self._most:
+            self._most[likeness] = grouping.most_runs(config)
+        self._seconds[item.key] = grouping.seconds(config, engine)
+        return Choice(engine, likeness, self._most[likeness], reason)
 
     def _engine(self, config: RunConfig, wanted: str) -> tuple[str, str]:
         """The engine of a run, and why it is not the one that was wanted."""
@@ -175,9 +174,7 @@ class Planner:
         for item in trials:
             engine = self.choice(item).engine
             if item.key not in self._seconds:  # it is one alone
-                config = item.config()
-                each = grouping.seconds_per_epoch(config, engine)
-                self._seconds[item.key] = None if each is None else each * config.epochs
+                self._seconds[item.key] = grouping.seconds(item.config(), engine)
             one = self._seconds[item.key]
             if one is None:
                 return None

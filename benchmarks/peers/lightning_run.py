@@ -1,6 +1,6 @@
 """One run in the way of blauigris/jumpstart: PyTorch Lightning, torchmetrics, hooks, tables of all units and points.
 
-It needs `pip install lightning torchmetrics`. Other than there, the tables are emptied after every epoch, and what is
+It needs `pip install 'regx[bench]'`. Other than there, the tables are emptied after every epoch, and what is
 logged of them is computed once per epoch: there they grow until the run ends.
 """
 

@@ -267,7 +267,7 @@ def test_the_plan_says_how_runs_are_trained(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(native, "obstacle", lambda: None)
-    monkeypatch.setattr(grouping, "seconds_per_epoch", lambda config, engine: 6.0)
+    monkeypatch.setattr(grouping, "seconds", lambda config, engine: 120.0)
     (tmp_path / "like.yaml").write_text(LIKE)
     planned = ["sweep", "plan", "like.yaml", "--seeds", "4", "--workers", "1"]
     done = Done(capsys, *planned)

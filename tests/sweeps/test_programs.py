@@ -69,12 +69,12 @@ def test_programs_hold_what_is_alike_and_everything_once(tmp_path: Path, monkeyp
 
 
 def test_what_takes_longest_is_divided_most(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(grouping, "seconds_per_epoch", lambda config, engine: 9.0 if config.depth == 2 else 1.0)
+    monkeypatch.setattr(grouping, "seconds", lambda config, engine: 9.0 if config.depth == 2 else 1.0)
     found = trials(tmp_path, "  depth: {values: [1, 2]}\n", seeds=list(range(8)))
     programs = Planner("vectorised").programs(found, 4)
     assert [len(p.trials) for p in programs if p.trials[0].options["depth"] == 1] == [8]
     assert [len(p.trials) for p in programs if p.trials[0].options["depth"] == 2] == [2] * 4
-    monkeypatch.setattr(grouping, "seconds_per_epoch", lambda config, engine: 9.0 if config.depth == 2 else None)
+    monkeypatch.setattr(grouping, "seconds", lambda config, engine: 9.0 if config.depth == 2 else None)
     assert sizes(Planner("vectorised").programs(found, 4)) == [4] * 4, "by numbers, where one is not known"
 
 
@@ -151,7 +151,7 @@ def test_makespan_is_that_of_workers_who_take_the_next_program() -> None:
 
 def test_the_summary_adds_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
-        grouping, "seconds_per_epoch", lambda config, engine: {"single": 3.0, "vectorised": 2.0, "native": 1.0}[engine]
+        grouping, "seconds", lambda config, engine: {"single": 30.0, "vectorised": 20.0, "native": 10.0}[engine]
     )
     found = trials(tmp_path, "  a: {values: [{}, {activation: gelu}, {compile: true}]}\n", seeds=[0, 1, 2])
     summary = Planner("auto").summary(found, 2)

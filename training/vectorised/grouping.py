@@ -205,8 +205,8 @@ def most_runs(config: RunConfig) -> int:
     return max(1, min(most, int(MEMORY_SHARE * memory / (4 * numbers))))
 
 
-def seconds_per_epoch(config: RunConfig, engine: str) -> float | None:
-    """Roughly how long an epoch of a run takes on a core, with a validation; None where its data's size is not known.
+def seconds(config: RunConfig, engine: str) -> float | None:
+    """Roughly how long a run takes on a core; None where its data's size is not known, or for other models.
 
     Of the multiplications of a step, and of what was measured of small and of large networks on one core.
     """
@@ -223,7 +223,8 @@ def seconds_per_epoch(config: RunConfig, engine: str) -> float | None:
         "vectorised": (3e-6 * config.depth, 1e-10, 8e-9),
         "native": (1e-7 * config.depth, 5e-11, 1.5e-9),
     }[engine]
-    return steps * (overhead + batch * (3 * weights * per_product + values * per_value)) * 1.3
+    per_epoch = steps * (overhead + batch * (3 * weights * per_product + values * per_value)) * 1.3
+    return config.epochs * per_epoch + (3.0 if config.plots else 0.15)  # its files and figures
 
 
 def _is_images(dataset: str) -> bool:
