@@ -16,6 +16,7 @@ from torch import Tensor
 
 from regx.regularizers import Jumpstart
 from regx.training.build import Experiment, keep_memory
+from regx.training.experiments import RectangularConfig
 from regx.training.loop import EVALUATION_ROWS, Trainer
 from regx.training.vectorised import extremes
 from regx.training.vectorised.assembly import assemble
@@ -121,7 +122,8 @@ class Group:
         self.terms = Terms.of(found[0].regularizer) if found else Terms((0.0,) * 4, (1.0, 1.0), "balanced", False)  # type: ignore[arg-type]
         self._hooked = found[0].regularizer.preactivations.hooked if found else self.layers  # type: ignore[attr-defined]
         self.taps = bool(self._hooked)
-        self._by_hand = self.config.model_name() == "rectangular" and not experiments[0].data.images and not _generic
+        rectangular = isinstance(self.config, RectangularConfig) and not experiments[0].data.images
+        self._by_hand = rectangular and not _generic
         # Images of a pass of an evaluation are as many as where the run is trained by itself.
         self._piece = max(2 * self.batch_size, 32) if experiments[0].data.images else EVALUATION_ROWS
         self.data = {
@@ -469,11 +471,11 @@ class Group:
     # An epoch that is not yet over, as its checkpoint has it
 
     def _partial(self) -> Sums:
-        """The sums of the epoch that the checkpoints of all runs lie in."""
-        if not self.step:
+        """The sums of the epoch that the checkpoints of all runs lie in, which all of them log or none does."""
+        if not self.step or not self.trainer.logged:
             return Sums()
         for member in self.members:
-            if member.trainer.status and member.trainer.logged:
+            if member.trainer.status:
                 member.trainer.status["train"].reduce()
         states = [member.trainer.partial() for member in self.members]
         totals, statuses = [state["totals"] for state in states], [state["status"] for state in states]

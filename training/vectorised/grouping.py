@@ -9,6 +9,7 @@ from typing import Any
 from regx.data import REGISTRY as DATASETS
 from regx.data.pictures import STREAM_BYTES
 from regx.data.tables import SUFFIXES
+from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.training.config import RunConfig
 from regx.training.experiments import RectangularConfig, own_options
 from regx.training.options import REGULARIZER, options_of
@@ -53,8 +54,8 @@ _NUMBERS = {
 }
 # Numbers of which it must be equal whether they are there.
 _PRESENT = ("weight_decay", "momentum", "grad_clip", "ema", "dropout")
-# Penalties that act in the forward pass and that the batched network does not compute.
-_IN_FORWARD = ("activation_l1", "activation_l2", "l0")
+# Kinds of regularizers that act in the forward pass, of which batched networks compute Jumpstart alone.
+_IN_FORWARD = ("activations", "gates")
 
 
 def obstacle(config: RunConfig) -> str | None:
@@ -71,8 +72,8 @@ def obstacle(config: RunConfig) -> str | None:
     if found:
         return found
     names = [penalty.name for penalty in config.penalties()]
-    for name in _IN_FORWARD:
-        if name in names:
+    for name in names:
+        if name != "jumpstart" and REGULARIZERS[name].facts["kind"] in _IN_FORWARD:
             return f"regularizer {name}"
     if names.count("jumpstart") > 1:
         return "several jumpstart regularizers"
@@ -91,7 +92,9 @@ def is_by_hand(config: RunConfig) -> bool:
 
 def _by_hand_obstacle(config: RunConfig) -> str | None:
     assert isinstance(config, RectangularConfig)
-    if config.hook_at == "layer" and not config.skip_batchnorm and config.batchnorm:
+    # What a --regularizer says of itself goes before the options of the run.
+    skips = [p.options["skip_batchnorm"] for p in config.penalties() if p.name == "jumpstart"]
+    if config.hook_at == "layer" and config.batchnorm and not all([config.skip_batchnorm, *skips]):
         return "--hook-at layer with --no-skip-batchnorm"
     return None
 
@@ -184,7 +187,10 @@ def likeness(config: RunConfig) -> str:
     if not isinstance(config, RectangularConfig):  # whose own defaults are those of its model
         kept = {name: value for name, value in kept.items() if name not in own_options(config)}
         kept["model"] = (config.model_name(), config.model_options())
-    kept["penalties"] = [(p.name, p.options, bool(p.strength.clip)) for p in config.penalties()]
+    penalties = config.penalties()
+    if not config.log_status:  # then one without strength does not even measure
+        penalties = [p for p in penalties if p.name != "jumpstart" or p.strength.peak > 0]
+    kept["penalties"] = [(p.name, p.options, bool(p.strength.clip)) for p in penalties]
     kept |= {"hook_at": config.hook_at, "skip_last": config.skip_last, "task_loss": config.task_loss}
     kept |= {"skip_batchnorm": config.skip_batchnorm, "experiment": config.experiment}
     return json.dumps(kept, sort_keys=True, default=str)

@@ -17,6 +17,7 @@ from regx.training.config import RunConfig
 from regx.training.distributed import from_environment
 from regx.training.folder import RunFolder, load_checkpoint
 from regx.training.log_keys import STATUS
+from regx.training.loop import Trainer
 from regx.training.session import End, Observer, Session
 from regx.training.vectorised import grouping
 from regx.training.vectorised.group import Group, Member, Sums
@@ -134,9 +135,11 @@ def _begin(number: int, wanted: Wanted, argv: list[str], ended: Ended) -> _Run |
 
 def _shape(experiment: Experiment) -> Any:
     """What must be equal for one program, beside what the configurations say of themselves."""
-    data = experiment.data
+    data, trainer = experiment.data, experiment.trainer
     parts = [tuple(split.x.shape) + tuple(split.y.shape) for split in (data.train, data.val)]
-    return (*parts, data.task, len(data.classes), data.output_size, experiment.trainer.step, experiment.device)
+    # Of an epoch that is half done, only those have sums to go on from that log it.
+    half = (trainer.step, trainer.step > 0 and trainer.logged)
+    return (*parts, data.task, len(data.classes), data.output_size, *half, experiment.device)
 
 
 def _train(runs: list[_Run], engine: str, stop: Callable[[], bool], ended: Ended) -> None:
@@ -148,11 +151,13 @@ def _train(runs: list[_Run], engine: str, stop: Callable[[], bool], ended: Ended
         every = min(run.experiment.config.checkpoint_every for run in runs)
 
         def checkpoint() -> None:
-            for member in list(group.members):
+            for member in group.members:
+                if member.number in broken:  # its last checkpoint is a better one
+                    continue
                 group.sync(member)
                 try:
                     left[member.number].session.checkpoint()
-                except RunFailed as failure:
+                except Exception as failure:
                     broken[member.number] = failure
 
         def ask(step: int) -> bool:
@@ -165,7 +170,7 @@ def _train(runs: list[_Run], engine: str, stop: Callable[[], bool], ended: Ended
                 saved = time.perf_counter()
             return stop()
 
-        broken: dict[int, RunFailed] = {}
+        broken: dict[int, Exception] = {}
         while True:
             reasons = {m.number: why for m in group.members if (why := _over(m)) is not None}
             reasons |= dict.fromkeys(broken, "")
@@ -210,12 +215,16 @@ def _over(member: Member) -> str | None:
     return over or ("epochs" if trainer.epoch >= trainer.epochs else None)
 
 
-def _conclude(run: _Run, member: Member, why: str, failure: RunFailed | None, ended: Ended) -> None:
-    """Ends a run as it would have ended by itself."""
+def _conclude(run: _Run, member: Member, why: str, failure: Exception | None, ended: Ended) -> None:
+    """Ends a run as it would have ended by itself; `failure` is an error of this run alone."""
     session = run.session
     torch.set_rng_state(member.generator.get_state())
     try:
         with run.opened:
+            if failure and not isinstance(failure, RunFailed):
+                if not isinstance(failure, OSError):  # of which the folder stays as it is, to be resumed
+                    session.broke(failure)
+                raise failure
             try:
                 result = session.fail(failure) if failure else session.conclude(why)
             except RunFailed as error:
@@ -233,23 +242,24 @@ def _told(error: Exception, folder: RunFolder) -> Exception:
     return error
 
 
-def _close_epoch(group: Group, sums: Sums, sessions: dict[int, Session]) -> dict[int, RunFailed]:
+def _close_epoch(group: Group, sums: Sums, sessions: dict[int, Session]) -> dict[int, Exception]:
     """Measures an epoch that is over, and logs it; returns the runs that cannot go on."""
     for member in group.members:
         member.trainer.close_epoch()
     logging = [member for member in group.members if member.trainer.logged]
     metrics: dict[int, float] = {}
-    failed: dict[int, RunFailed] = {}
+    failed: dict[int, Exception] = {}
     if logging:
+        penalties = [_of_weights(member.trainer) for member in group.members]
         with ExitStack() as averaged:
             for member in group.members:
                 averaged.enter_context(member.trainer.averaged())
-            rows = _rows(group, sums, group.evaluate("val"))
+            rows = _rows(group, sums, group.evaluate("val"), penalties)
             for member, row in zip(group.members, rows, strict=True):
                 if member.trainer.logged:
                     try:
                         metrics[member.number] = member.trainer.judge(row, sessions[member.number].row)
-                    except RunFailed as failure:
+                    except Exception as failure:
                         failed[member.number] = failure
             group.keep_best()
     for member in group.members:
@@ -259,22 +269,34 @@ def _close_epoch(group: Group, sums: Sums, sessions: dict[int, Session]) -> dict
 
 
 @torch.no_grad()
-def _rows(group: Group, trained: Sums, validated: Sums) -> list[dict[str, float]]:
-    """The rows of an epoch, one per run: what `Trainer` logs, under the same keys and in the same order."""
+def _of_weights(trainer: Trainer) -> dict[str, float]:
+    """The penalties of the weights as they are now."""
+    return {p.label: float(p.loss()) for p in trainer.penalties if p.regularizer.has_loss and not p.of_forward}
+
+
+def _rows(
+    group: Group, trained: Sums, validated: Sums, penalties: Sequence[dict[str, float]]
+) -> list[dict[str, float]]:
+    """The rows of an epoch, one per run: what `Trainer` logs, under the same keys and in the same order.
+
+    Args:
+        group: the runs, with averaged weights where they are averaged.
+        trained: sums of the training.
+        validated: sums of the validation.
+        penalties: those of the weights that were trained.
+    """
     found = {stage: group.measured(stage, sums) for stage, sums in (("train", trained), ("val", validated))}
     tables = [part for m in found.values() for part in (m.losses, m.metrics, m.status) if part is not None]
     widths = [table.shape[1] for table in tables]
     rows = []
-    for member, numbers in zip(group.members, torch.cat(tables, 1).tolist(), strict=True):
+    for member, numbers, before in zip(group.members, torch.cat(tables, 1).tolist(), penalties, strict=True):
         trainer = member.trainer
         row: dict[str, float] = {"epoch": trainer.epoch, "lr": trainer.last_lr}
         row |= {key: p.strength for key, p in zip(trainer.strength_keys(), trainer.penalties, strict=True)}
-        of_weights = {
-            p.label: float(p.loss()) for p in trainer.penalties if p.regularizer.has_loss and not p.of_forward
-        }
+        of_weights = {"train": before, "val": _of_weights(trainer) if trainer.stepper.ema else before}
         at = iter(_cut(numbers, widths))
         for stage, measured in found.items():
-            _add_losses(row, stage, next(at), of_weights, trainer)
+            _add_losses(row, stage, next(at), of_weights[stage], trainer)
             row |= zip((f"{stage}/{name}" for name in group.objectives.names), next(at), strict=True)
             if measured.status is not None:
                 row |= zip(_KEYS[stage], next(at), strict=True)
@@ -294,7 +316,7 @@ def _cut(numbers: list[float], widths: list[int]) -> list[list[float]]:
 
 
 def _add_losses(
-    row: dict[str, float], stage: str, losses: list[float], of_weights: dict[str, float], trainer: Any
+    row: dict[str, float], stage: str, losses: list[float], of_weights: dict[str, float], trainer: Trainer
 ) -> None:
     """Task loss, penalties and total, as `Totals.metrics` has them."""
     row[f"{stage}/loss"] = losses[0]

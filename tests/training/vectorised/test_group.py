@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from regx.data import DataModule, create
+from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.training import build
 from regx.training.build import Experiment
 from regx.training.experiments import from_dict
@@ -36,7 +37,8 @@ NUMBERS: list[dict[str, Any]] = [
 L1 = {"regularizer": ["jumpstart", "l1=1e-3"]}
 CASES: dict[str, dict[str, Any]] = {
     "plain": {},
-    "no status": {"log_status": False},
+    "no status": {"log_status": False, "lambda": 0.05},
+    "no status, no strength": {"log_status": False, "lambda": 0.0},
     "gelu": {"activation": "gelu"},
     "leaky_relu": {"activation": "leaky_relu"},
     "elu": {"activation": "elu"},
@@ -76,6 +78,7 @@ CASES: dict[str, dict[str, Any]] = {
     "nesterov": {"optimizer": "sgd", "momentum": 0.8, "nesterov": True},
     "gradient clipping": {"grad_clip": 0.01},
     "moving average": {"ema": 0.9, "batchnorm": True},
+    "moving average, penalised": L1 | {"ema": 0.9},
     "label smoothing": {"label_smoothing": 0.1},
     "full batch": {"batch_size": "full"},
     "drop last": {"drop_last": True},
@@ -171,6 +174,39 @@ def together(configs: list[Any]) -> tuple[list[Experiment], list[list[dict[str, 
         assert not _close_epoch(group, sums, sessions)  # type: ignore[arg-type]
     group.dismiss(list(sessions))
     return [experiment for experiment, _ in found], [session.rows for session in sessions.values()]
+
+
+def test_without_status_runs_without_a_penalty_are_programs_of_their_own() -> None:
+    """They have no hooks then, not even to measure."""
+
+    def likeness(**options: Any) -> str:
+        return grouping.likeness(from_dict(SMALL | options))
+
+    assert likeness(**{"lambda": 0.0}) == likeness()
+    assert likeness(**{"lambda": 0.0}, log_status=False) != likeness(log_status=False)
+    assert likeness(**{"lambda": 0.0}, lambda_other_end=0.1, lambda_schedule="cosine", log_status=False) == likeness(
+        log_status=False
+    )
+
+
+@pytest.mark.parametrize("name", sorted(set(REGULARIZERS.rows) - {"jumpstart"}))
+def test_regularizers_of_the_forward_pass_are_refused(name: str) -> None:
+    config = from_dict(SMALL | {"regularizer": [f"{name}=0.1"], "lambda": 0.0})
+    penalties = build.build(config).trainer.penalties
+    acts = any(penalty.of_forward or list(penalty.regularizer.parameters()) for penalty in penalties)
+    assert grouping.obstacle(config) == (f"regularizer {name}" if acts else None)
+
+
+def test_hooks_at_normalisations_are_refused_wherever_they_are_asked_for() -> None:
+    options = {"hook_at": "layer", "batchnorm": True, "lambda": 0.0}
+    for more in (
+        {"skip_batchnorm": False},
+        {"regularizer": ["jumpstart(skip_batchnorm=false)=0.1"]},
+        {"regularizer": ["jumpstart(skip_batchnorm=true)=0.1"], "skip_batchnorm": False},
+    ):
+        found = grouping.obstacle(from_dict(SMALL | options | more))
+        assert found == "--hook-at layer with --no-skip-batchnorm"
+    assert grouping.obstacle(from_dict(SMALL | options)) is None
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,6 +1,7 @@
 """Networks of any kind as one program: R runs together are the same R runs alone, by autograd run by run."""
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
@@ -52,7 +53,7 @@ CASES: dict[str, dict[str, Any]] = {
     "conv, hooks at norms": {**CONV, "hook_at": "layer", "skip_batchnorm": False, "batchnorm": True},
     "conv, averages": {**CONV, "batchnorm": True, "ema": 0.9, "grad_clip": 0.1},
     "conv, norm": {**CONV, "aggr": "norm", "mode": "all_but_unit_positive"},
-    "conv, no status": {**CONV, "log_status": False},
+    "conv, no status": {**CONV, "log_status": False, "lambda": 0.05},
     "conv, no task loss": {**CONV, "task_loss": False, "lambda": 0.1},
     "conv, group lasso, sgd": {
         **CONV,
@@ -367,6 +368,19 @@ def test_engines_of_other_models() -> None:
     for options in ({}, CONV):
         with pytest.raises(UserError, match="native cannot train this run"):
             engine(**options, engine="native")
+
+
+def test_a_rectangular_network_of_the_other_experiment(tmp_path: Path) -> None:
+    """On a table: its configuration has no width and depth of its own."""
+    options = {"experiment": "resnet", "model": "rectangular(depth=3, width=4)", "dataset": "iris", "epochs": 3}
+    options |= {"log_speed": False, "plots": False, "wandb": "disabled", "batch_size": 32}
+    rows = []
+    for engine in ("single", "vectorised"):
+        config = from_dict(options | {"engine": engine, "run_dir": str(tmp_path / engine)})
+        rows.append(experiment.run(config, Silent(), argv=[])["last"])
+    assert rows[0].keys() == rows[1].keys()
+    for key, value in rows[0].items():
+        assert rows[1][key] == pytest.approx(value, rel=1e-4, abs=1e-5), key
 
 
 def test_models_are_alike_by_their_options_however_they_are_given() -> None:

@@ -155,6 +155,55 @@ def test_an_interrupted_program_goes_on_as_if_it_had_not_been(engine: str, tmp_p
             assert json.loads(one.folder.env.read_text())["resumed"]
 
 
+@pytest.mark.parametrize("engine", ENGINES)
+def test_an_epoch_that_only_some_runs_log_goes_on_from_its_middle(engine: str, tmp_path: Path) -> None:
+    """Epoch 4 is the last of one run, which logs it, and one of many of the others, which do not."""
+    numbers = ({"epochs": 4}, {"epochs": 6, "seed": 1}, {"epochs": 4, "seed": 2})
+    options = [{"log_every": 10, "engine": engine, "checkpoint_every": 1e-9, **item} for item in numbers]
+    whole = [wanted(tmp_path / "whole", item) for item in options]
+    trained(whole)
+    for order in ([0, 1, 2], [1, 0, 2]):
+        parts = [wanted(tmp_path / f"parts{order}", options[number]) for number in order]
+        # All are in the middle of an epoch only where steps are taken one by one.
+        killer = Killer((3 * 3 + 2) * 3 if engine == "vectorised" else 3 * 3 + 2)
+        for item in parts:
+            item.observer = killer
+        with pytest.raises(KeyboardInterrupt):
+            trained(parts)
+        again = [wanted(tmp_path / f"parts{order}", options[number]) for number in order]
+        assert [result["status"] for result in trained(again)] == ["finished"] * 3
+        for number, item in zip(order, again, strict=True):
+            same(item.folder, whole[number].folder)
+
+
+def test_runs_that_stopped_in_different_epochs_go_on_together(tmp_path: Path) -> None:
+    """One in the middle of an epoch that it logs, one in the middle of an epoch that it does not."""
+    options = [{"seed": seed, "log_every": 3, "engine": "vectorised", "checkpoint_every": 1e-9} for seed in range(2)]
+    whole = [wanted(tmp_path / "whole", item) for item in options]
+    trained(whole)
+    parts = [wanted(tmp_path / "parts", item) for item in options]
+    for item, epochs in zip(parts, (2, 3), strict=True):
+        item.observer = Killer(epochs * 3 + 2)
+        with pytest.raises(KeyboardInterrupt):
+            trained([item])
+        item.observer = Silent()
+    trained(parts)
+    for one, other in zip(parts, whole, strict=True):
+        same(one.folder, other.folder)
+
+
+def test_what_a_diverged_run_says_is_what_it_says_alone(tmp_path: Path) -> None:
+    """Whenever checkpoints are made: its last one is that of the epoch before."""
+    found = []
+    for engine in ("single", "vectorised"):
+        options = {"seed": 4, "optimizer": "sgd", "lr": 1e30, "lambda": 1.0, "checkpoint_every": 0, "engine": engine}
+        item = wanted(tmp_path / engine, options)
+        result = experiment.run(item.config, Silent(), argv=[])
+        found.append(result["error"].replace(str(item.folder.path), "folder"))
+    assert found[0] == found[1]
+    assert "last good checkpoint: epoch 0, folder" in found[0]
+
+
 def test_runs_with_dropout_batchnorm_and_averages_resume_too(tmp_path: Path) -> None:
     """Their random numbers, running statistics and averages are in the checkpoint; proximal steps read Adam's."""
     more = {"dropout": 0.2, "batchnorm": True, "ema": 0.9, "engine": "vectorised", "lambda": 0.0}
@@ -215,17 +264,36 @@ def test_other_shapes_of_data_are_programs_of_their_own(tmp_path: Path) -> None:
     assert [result["status"] for result in results] == ["finished"] * 3
 
 
-def test_a_full_disk_ends_one_run(tmp_path: Path) -> None:
-    items = [wanted(tmp_path, {"seed": seed, "engine": "vectorised", "epochs": 3}) for seed in range(2)]
+class Breaking(Silent):
+    """Raises after the second epoch."""
 
-    class Full(Silent):
-        def row(self, row: dict[str, float], epochs: int) -> None:
-            raise OSError(28, "No space left on device", "metrics.csv")
+    def __init__(self, error: Exception) -> None:
+        self.error = error
 
-    items[0].observer = Full()
+    def row(self, row: dict[str, float], epochs: int) -> None:
+        if row["epoch"] == 2:
+            raise self.error
+
+
+def test_what_breaks_one_run_ends_no_other(tmp_path: Path) -> None:
+    options = [{"seed": seed, "engine": "vectorised", "epochs": 4} for seed in range(4)]
+    whole = [wanted(tmp_path / "whole", item) for item in options]
+    trained(whole)
+    items = [wanted(tmp_path / "parts", item) for item in options]
+    items[0].observer = Breaking(OSError(28, "No space left on device", "metrics.csv"))
+    items[2].observer = Breaking(ValueError("a bug"))
     results = trained(items)
     assert isinstance(results[0], RunFailed)
     assert "No space left on device" in results[0].message
+    assert isinstance(results[2], ValueError)
+    error = items[2].folder.read_result() or {}
+    assert error["status"] == "failed" and "a bug" in error["error"]
+    for number in (1, 3):
+        same(items[number].folder, whole[number].folder)
+    assert not items[0].folder.result.exists()
+    again = wanted(tmp_path / "parts", options[0])
+    trained([again])
+    same(again.folder, whole[0].folder)
 
 
 def test_engines_that_cannot_are_refused(tmp_path: Path) -> None:
