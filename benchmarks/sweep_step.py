@@ -15,7 +15,7 @@ Before anything is timed, losses and gradients of the same weights and batches a
 `regx.regularizers.Jumpstart` in float64 (1e-10) and float32 (1e-5), and the mean losses of an epoch of regx's programs
 with those of the plain loop (1e-5).
 
-A "bare epoch" trains and sums up its loss. A "logged epoch" is followed by a validation, and measures:
+A "bare epoch" only trains. A "logged epoch" is followed by a validation, and measures:
 
     Lightning         loss, penalty, accuracy and status of units and points of both parts; CSV file, best checkpoint
     plain loop, vmap  loss of both parts, accuracy of the validation; no status, no files

@@ -85,8 +85,10 @@ class Program:
 
     def logged_epoch(self) -> None:
         """Trains and validates an epoch, with metrics and status."""
-        self.group.train_epoch(record=True)
-        self.group.evaluate("val")
+        trained = self.group.train_epoch(record=True)
+        assert trained is not None
+        for stage, sums in (("train", trained), ("val", self.group.evaluate("val"))):
+            self.group.measured(stage, sums)
 
     def mean_losses(self) -> Tensor:
         """Trains an epoch; the mean of what every run minimised in it, (R,) float64 on the CPU."""

@@ -13,6 +13,7 @@ from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.training.config import RunConfig
 from regx.training.experiments import RectangularConfig, own_options
 from regx.training.options import REGULARIZER, options_of
+from regx.training.vectorised import native
 
 ENGINES = ("single", "vectorised", "native")
 # Runs of a program: more are not faster, as their activations leave the processor's caches.
@@ -26,7 +27,6 @@ NARROW, SMALL_IMAGE = 8, 768
 MEMORY_SHARE = 0.2
 # Widest layers that the native engine is compiled for; the matrix products of wider ones are faster in a BLAS.
 NATIVE_WIDTH = 64
-NATIVE_ACTIVATIONS = ("relu", "leaky_relu", "elu", "selu", "silu", "tanh", "sigmoid", "identity")
 
 # Options that may differ between the runs of a program: numbers that an array with a run axis can hold.
 _NUMBERS = {
@@ -155,7 +155,7 @@ def native_obstacle(config: RunConfig) -> str | None:
         return f"{config.dataset} has images"
     if config.width > NATIVE_WIDTH:
         return f"width {config.width} is more than {NATIVE_WIDTH}"
-    if config.activation not in NATIVE_ACTIVATIONS:
+    if config.activation not in native.ACTIVATIONS:
         return f"--activation {config.activation}"
     if config.devices != "cpu" and config.devices != "auto":
         return f"--devices {config.devices}"

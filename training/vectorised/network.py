@@ -346,7 +346,8 @@ class Network:
         kept = (1 - self.dropout).tolist()
         for layer in range(self.shape.depth):
             for run, generator in enumerate(self.generators):
-                draw = self.gradients.new_empty(batch, self.shape.width).bernoulli_(kept[run], generator=generator)
+                draw = torch.empty(batch, self.shape.width, dtype=self.gradients.dtype)
+                draw.bernoulli_(kept[run], generator=generator)
                 noise.value[layer][run] = (draw / kept[run] if kept[run] else draw).t()
         return noise
 

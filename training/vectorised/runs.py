@@ -221,14 +221,17 @@ def _conclude(run: _Run, member: Member, why: str, failure: Exception | None, en
     torch.set_rng_state(member.generator.get_state())
     try:
         with run.opened:
-            if failure and not isinstance(failure, RunFailed):
-                if not isinstance(failure, OSError):  # of which the folder stays as it is, to be resumed
-                    session.broke(failure)
-                raise failure
             try:
-                result = session.fail(failure) if failure else session.conclude(why)
+                if failure:
+                    raise failure
+                result = session.conclude(why)
             except RunFailed as error:
                 result = session.fail(error)
+            except OSError:  # a full disk, say: the folder stays as it is, to be resumed
+                raise
+            except Exception as error:
+                session.broke(error)
+                raise
         ended(run.number, result)
     except Exception as error:
         ended(run.number, _told(error, session.folder))

@@ -99,21 +99,24 @@ class Statuses:
 
     def _of_points(self, point_max: Tensor, point_min: Tensor) -> list[Tensor]:
         """The sums of points (R,), of (layers, R, points) with the layers in the order of the groups."""
-        dead, linear = point_max <= 0, point_min > 0
+        # Numbers 0 and 1 in the place of truth values, which PyTorch is slow to sum up.
+        dead, linear = torch.empty_like(point_max), torch.empty_like(point_min)
+        torch.le(point_max, 0, out=dead)
+        torch.gt(point_min, 0, out=linear)
         positions = [position for group in self.positions for position in group]
-        order = torch.tensor(positions, device=dead.device)
+        order = torch.tensor(positions, dtype=dead.dtype, device=dead.device)
+        cells = [_sum(dead, 1), _sum(linear, 1)]
         # A point is cut off up to its last dead layer; layer numbers count from 1, so 0 means nowhere dead.
-        last_dead = (dead * (order + 1).view(-1, 1, 1)).amax(0)
+        last_dead = dead.mul_((order + 1).view(-1, 1, 1)).amax(0)
+        least = point_max.amin(0)
         counts = (
-            dead.any(0).sum(1),
-            linear.all(0).sum(1),
-            (~(dead | linear)).all(0).sum(1),
-            dead.sum((0, 2)),
-            linear.sum((0, 2)),
-            (len(positions) - last_dead).sum(1),
+            (least <= 0).sum(1).double(),
+            (point_min.amin(0) > 0).sum(1).double(),
+            ((least > 0) & (point_min.amax(0) <= 0)).sum(1).double(),
+            *cells,
+            (len(positions) - last_dead).double().sum(1),
         )
-        losses = [_sum(F.relu(1 - point_max), 1), _sum(F.relu(1 + point_min), 1)]
-        return [*losses, *(count.double() for count in counts)]
+        return [_sum(F.relu(1 - point_max), 1), _sum(F.relu(1 + point_min), 1), *counts]
 
     @classmethod
     def joined(cls, states: list[dict[str, Any]]) -> Statuses:
