@@ -22,6 +22,14 @@ def resume(
             help="Go on here instead of where it began: cpu, cuda:N, a number of GPUs, cpu:N.",
         ),
     ] = None,
+    engine: Annotated[
+        str | None,
+        typer.Option(
+            "--engine",
+            metavar="NAME",
+            help="Go on by another engine, where this machine lacks the one it began with: single, vectorised, native.",
+        ),
+    ] = None,
     format: Annotated[
         str,
         typer.Option(
@@ -38,4 +46,6 @@ def resume(
     config = RunFolder(folder).read_config()
     if devices is not None:
         config = dataclasses.replace(config, devices=devices)
+    if engine is not None:
+        config = dataclasses.replace(config, engine=engine)
     experiments.carry_out(config, format, folder=folder)

@@ -209,6 +209,9 @@ def carry_out(sweep: Sweep, run_dir: Path, where: Place, wandb: str, format: str
 
 def _drive(sweep: Sweep, driver: Driver, where: Place) -> None:
     before, report = time.monotonic(), driver.report
+    if where.engine in ("vectorised", "native"):  # which somebody has asked for by name
+        for reason, count in driver.fallbacks().items():
+            print(f"{sweep.name}: {count} runs {reason}", file=sys.stderr)
     with progress.waiting("loading PyTorch"):
         engine = sweep_engines.start(where, driver.folder, driver.most, driver.gpus())
     with sweep_progress.watcher(sweep) as watch:

@@ -95,6 +95,7 @@ def digits() -> Table:
     rows=1797,
     features=64,
     classes=10,
+    shape="1 x 8 x 8",
     uci_id=80,
     source="Alpaydin & Kaynak 1998; test part of UCI 80, scikit-learn's copy",
 )

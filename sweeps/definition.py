@@ -380,7 +380,7 @@ def _options_set(
         )
     for key in touched:
         if not options[key].identity and len(ends) > 1 and key not in [k for v in ends for k in bundle(v)]:
-            found.fail(f"{name} does not change a run's numbers, so all its values would be the same run", *place)
+            found.fail(f"{name} is no part of what identifies a run, so all its values would be the same run", *place)
     return touched
 
 

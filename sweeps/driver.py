@@ -130,6 +130,10 @@ class Driver:
             return (self.sweep.run_cap or 1) * len(self.sweep.seeds())
         return max(1, len(self.planner.programs(self._queue, workers, self._company)))
 
+    def fallbacks(self) -> dict[str, int]:
+        """Why trials that are left have a simpler engine than the one asked for -> how many."""
+        return self.planner.reasons(self._queue)
+
     def gpus(self) -> int:
         """How many GPUs a run takes."""
         return max((item.gpus() for item in self._queue), default=1) or 1

@@ -289,8 +289,9 @@ class RunConfig:
     )
     engine: str = option(
         "single",
-        "How steps are computed: single runs any network; vectorised has fast code of its own for rectangular networks "
-        "on tables, one run or many at once; native compiles it; auto takes the fastest that can.",
+        "How steps are computed: single trains any network; vectorised trains one run or many of a sweep at once, by "
+        "fast code of its own for dense rectangular networks and by vmap for others; native compiles it; auto takes "
+        "the fastest that can.",
         HARDWARE,
         choices=("single", "vectorised", "native", "auto"),
         identity=False,

@@ -23,6 +23,7 @@ import math
 import os
 import platform
 import secrets
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -306,7 +307,7 @@ def _versions() -> dict[str, str | None]:
 @functools.cache
 def _commit() -> str | None:
     root = Path(__file__).resolve().parents[1]
-    if not (root / ".git").exists():
+    if not (root / ".git").exists() or not shutil.which("git"):
         return None
     done = subprocess.run(["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() or None

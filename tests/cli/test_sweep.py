@@ -313,3 +313,13 @@ def test_status_counts_the_runs_of_a_program(capsys: pytest.CaptureFixture[str],
     life.write_text(json.dumps({"engine": "local", "running": {"worker 0": running}, "failed": {}}))
     done = Done(capsys, "sweep", "status", "like")
     assert "1 new, 2 running of 3 runs" in done.out and "2 runs: a ... b" in done.out
+
+
+def test_an_engine_that_was_asked_for_is_not_replaced_silently(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    (tmp_path / "like.yaml").write_text(LIKE.replace("{compile: true}", "{batchnorm: true}"))
+    done = Done(capsys, "sweep", "run", "like.yaml", "--set", "epochs=1", "--seeds", "1", "--engine", "native")
+    assert done.code == 0
+    assert "runs train vectorised, not native: --batchnorm" in done.err
+    assert "runs train vectorised, not native: --activation gelu" in done.err

@@ -235,7 +235,8 @@ def seconds(config: RunConfig, engine: str) -> float | None:
 
 def _is_images(dataset: str) -> bool:
     if dataset in DATASETS:
-        return DATASETS[dataset].facts["kind"] == "image"
+        facts = DATASETS[dataset].facts
+        return facts["kind"] == "image" or "shape" in facts
     return not dataset.startswith("uci:") and not dataset.lower().endswith(SUFFIXES)
 
 

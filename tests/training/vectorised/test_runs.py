@@ -313,3 +313,14 @@ def test_engines_that_cannot_are_refused(tmp_path: Path) -> None:
 @needs_compiler
 def test_auto_is_native_where_it_can_be() -> None:
     assert runs.engine_of(from_dict(SMALL | {"engine": "auto"})) == "native"
+
+
+def test_images_that_come_as_a_table_are_images(tmp_path: Path) -> None:
+    """Of the digits: convolutions, so not native, and by `modules` where they are trained together."""
+    options = {"dataset": "digits_image", "n_samples": 1000, "subset": 60, "epochs": 1, "depth": 2, "lambda": 0.1}
+    assert runs.engine_of(from_dict(SMALL | options | {"engine": "auto"})) == "vectorised"
+    with pytest.raises(UserError, match="digits_image has images"):
+        runs.engine_of(from_dict(SMALL | options | {"engine": "native"}))
+    assert trained([wanted(tmp_path, options | {"engine": "vectorised"})])[0]["status"] == "finished"
+    with pytest.raises(UserError, match="dropout"):
+        runs.engine_of(from_dict(SMALL | options | {"engine": "vectorised", "dropout": 0.1}))
