@@ -576,7 +576,9 @@ def killed_sweep(folder: Path, depths: int, seeds: int, epochs: int = 20) -> Pat
     return path
 
 
-@pytest.mark.parametrize(("engine", "epochs"), [("single", 20), ("vectorised", 200)])
+@pytest.mark.parametrize(
+    ("engine", "epochs"), [("single", 20), pytest.param("vectorised", 200, marks=pytest.mark.slow)]
+)
 def test_killed_workers_and_drivers(engine: str, epochs: int, tmp_path: Path) -> None:
     path = killed_sweep(tmp_path, 3, 4, epochs)
     killed = kill_randomly(path, tmp_path / "runs", wanted=12, kills=3, drivers=1, workers=2, engine=engine)
@@ -599,7 +601,7 @@ def test_kept_sweeps_are_found_by_name_path_and_folder(tmp_path: Path) -> None:
     assert registry.find(str(tmp_path / "mine.yaml")) == tmp_path / "mine.yaml"
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("single", 2), ("vectorised", 1)])
+@pytest.mark.parametrize(("engine", "workers"), [pytest.param("single", 2, marks=pytest.mark.slow), ("vectorised", 1)])
 def test_a_killed_sweep_goes_on_inside_its_runs(engine: str, workers: int, tmp_path: Path) -> None:
     path = tmp_path / "long.yaml"
     path.write_text(
