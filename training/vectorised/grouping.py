@@ -15,7 +15,6 @@ from regx.training.experiments import RectangularConfig, own_options
 from regx.training.options import REGULARIZER, options_of
 from regx.training.vectorised import native
 
-ENGINES = ("single", "vectorised", "native")
 # Runs of a program: more are not faster, as their activations leave the processor's caches.
 MOST = 64
 # The same where `modules` computes them.

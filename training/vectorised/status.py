@@ -9,21 +9,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from regx.training.vectorised.native import STATUS as SUMS
+
 # Extremes wait, unreduced, until this many numbers lie there: many small batches cost one reduction together.
 _WAITING_LIMIT = 2**22
-
-SUMS = (
-    "positive_unit",
-    "negative_unit",
-    "positive_point",
-    "negative_point",
-    "points_dead",
-    "points_linear",
-    "points_nonlinear",
-    "cells_dead",
-    "cells_linear",
-    "cells_efficient",
-)
 
 
 @dataclass(frozen=True)

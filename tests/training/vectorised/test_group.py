@@ -2,12 +2,10 @@
 
 import math
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 
-from regx.data import DataModule, create
 from regx.regularizers import REGISTRY as REGULARIZERS
 from regx.training import build
 from regx.training.build import Experiment
@@ -15,6 +13,7 @@ from regx.training.experiments import from_dict
 from regx.training.vectorised import grouping
 from regx.training.vectorised.group import Group
 from regx.training.vectorised.runs import _close_epoch
+from tests.training.vectorised.double import built
 
 SMALL: dict[str, Any] = {
     "experiment": "rectangular",
@@ -121,27 +120,6 @@ def configured(case: dict[str, Any]) -> list[Any]:
         values = {key: value for key, value in (SMALL | own | case).items() if value is not None or key == "stop_at"}
         made.append(from_dict(values))
     return made
-
-
-def _data(name: str, **options: Any) -> DataModule:
-    """A dataset in double precision."""
-    found = create(name, **options)
-    for split in (found.train, found.val, found.test):
-        if split is not None:
-            object.__setattr__(split, "x", split.x.double())
-            if split.y.is_floating_point():
-                object.__setattr__(split, "y", split.y.double())
-    return found
-
-
-def built(config: Any) -> tuple[Experiment, torch.Tensor]:
-    """An experiment in double precision, and the state of the random numbers that it begins with."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        with mock.patch.object(build, "create_data", _data):
-            return build.build(config), torch.get_rng_state()
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def alone(config: Any) -> tuple[Experiment, list[dict[str, float]]]:

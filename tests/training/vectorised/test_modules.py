@@ -3,18 +3,16 @@
 import dataclasses
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import pytest
 import torch
 from torch import nn
 
-from regx.data import DataModule, create
+from regx.data import create
 from regx.data.module import Split
 from regx.errors import RunFailed, UserError
 from regx.models import create as create_model
 from regx.training import build, experiment
-from regx.training.build import Experiment
 from regx.training.experiments import from_dict
 from regx.training.folder import RunFolder
 from regx.training.vectorised import extremes, grouping, runs
@@ -24,6 +22,7 @@ from regx.training.vectorised.rows import Pictures, Rows, rows_of
 from regx.training.vectorised.runs import Wanted, _close_epoch, run_together
 from regx.training.vectorised.storage import Layout
 from tests.training.silent import Silent
+from tests.training.vectorised.double import built
 
 IMAGES: dict[str, Any] = {
     "experiment": "resnet",
@@ -76,33 +75,6 @@ CASES: dict[str, dict[str, Any]] = {
         "tie_breaking": "average",
     },
 }
-
-
-def _data(name: str, **options: Any) -> DataModule:
-    """A dataset in double precision, images ready made."""
-
-    def doubled(split: Split | None) -> Any:
-        if split is None:
-            return None
-        return Split(next(split.batches([slice(0, len(split))])).x.double().contiguous(), split.y)
-
-    found = create(name, **options)
-    return dataclasses.replace(
-        found,
-        train=doubled(found.train),
-        val=doubled(found.val),
-        test=doubled(found.test),  # type: ignore[arg-type]
-    )
-
-
-def built(config: Any) -> tuple[Experiment, torch.Tensor]:
-    """An experiment in double precision, and the state of the random numbers that it begins with."""
-    torch.set_default_dtype(torch.float64)
-    try:
-        with mock.patch.object(build, "create_data", _data):
-            return build.build(config), torch.get_rng_state()
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 class Sessions:
