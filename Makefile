@@ -1,5 +1,5 @@
 # What a contributor needs on day one: demo, test, check, bench. Everything is installed into .venv.
-FOLDERS = analysis cli data models regularizers sweeps training
+FOLDERS = analysis cli compaction data models regularizers sweeps training
 PYTHON ?= python3
 BIN = .venv/bin
 

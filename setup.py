@@ -2,7 +2,7 @@
 
 from setuptools import find_packages, setup
 
-FOLDERS = ["analysis", "cli", "data", "models", "regularizers", "sweeps", "training"]
+FOLDERS = ["analysis", "cli", "compaction", "data", "models", "regularizers", "sweeps", "training"]
 PATTERNS = [pattern for folder in FOLDERS for pattern in (folder, f"{folder}.*")]
 
 setup(

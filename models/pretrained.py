@@ -54,6 +54,17 @@ def load(model: nn.Module, source: str, *, name: str = "") -> list[str]:
     return [f"{len(loaded)} tensors from {origin}", *notes]
 
 
+def recipe(source: str) -> list[dict[str, Any]]:
+    """What was removed from the network that a file of weights is of, as `regx compact` notes it; mostly nothing.
+
+    Raises:
+        UserError: no such file.
+        RunFailed: the file is damaged.
+    """
+    state = {} if source == "torchvision" else _read(Path(source).expanduser())
+    return state.get("recipe", []) if isinstance(state, Mapping) else []
+
+
 def _torchvision_name(model: nn.Module, name: str) -> str:
     if isinstance(model, ResNet):
         return model.torchvision_name()
@@ -87,15 +98,19 @@ def _from_torchvision(name: str) -> tuple[dict[str, Tensor], str]:
     return state, str(weights)
 
 
-def _from_file(path: Path) -> dict[str, Tensor]:
+def _read(path: Path) -> Any:
     if not path.is_file():
         raise UserError(f"there is no file {path}", "pretrained")
     try:
-        state: Any = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many types for damaged files; the cause stays chained
         raise RunFailed(
             f"{path} is damaged or holds more than tensors; save model.state_dict() with torch.save"
         ) from error
+
+
+def _from_file(path: Path) -> dict[str, Tensor]:
+    state = _read(path)
     for key in ("model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from regx.compaction.recipe import apply as apply_recipe
 from regx.data import create as create_data
 from regx.data.module import DataModule
 from regx.errors import UserError
@@ -46,6 +47,7 @@ class Experiment:
     trainer: Trainer
     device: torch.device
     notes: tuple[str, ...] = ()
+    recipe: list[dict[str, Any]] = field(default_factory=list)  # what was removed from the configuration's network
 
     def describe(self) -> list[str]:
         """What is about to be trained, and what the penalties reach, a line each."""
@@ -84,7 +86,12 @@ class Experiment:
 
 
 def build(
-    config: RunConfig, device: torch.device | None = None, world: World | None = None, *, resumes: bool = False
+    config: RunConfig,
+    device: torch.device | None = None,
+    world: World | None = None,
+    *,
+    resumes: bool = False,
+    recipe: list[dict[str, Any]] | None = None,
 ) -> Experiment:
     """Seeds, then builds data, model, penalties and trainer.
 
@@ -93,6 +100,8 @@ def build(
         device: where this process trains; by default what `find_device` finds.
         world: the processes that train together.
         resumes: whether a checkpoint is about to be loaded, so that no other weights are needed.
+        recipe: what to remove from the network before weights are loaded into it; by default what was removed from the
+            one that it begins with.
 
     Raises:
         UserError: the configuration asks for what cannot be.
@@ -105,13 +114,17 @@ def build(
         data = create_data(config.dataset, **config.data_options()).to(device)
     _refuse_idle(config, data)
     torch.manual_seed(config.seed)
-    model = _model(config, data).to(device)
-    _check_batches(config, data, world, model)
+    model = _model(config, data)
     notes: list[str] = []
-    if config.pretrained and not resumes:
-        path, digest = identity.unmarked(config.pretrained)
-        if digest and Path(path).is_file() and identity.unmarked(identity.marked(path))[1] != digest:
+    path, digest = identity.unmarked(config.pretrained or "")
+    if config.pretrained:
+        if digest and not resumes and Path(path).is_file() and identity.unmarked(identity.marked(path))[1] != digest:
             raise UserError(f"{path} is no longer what it was when this run was configured", "pretrained")
+        recipe = pretrained.recipe(path)
+    apply_recipe(model, recipe or [])
+    model = model.to(device)
+    _check_batches(config, data, world, model)
+    if config.pretrained and not resumes:
         with world.one_after_the_other():
             notes = pretrained.load(model, path, name=config.model_name())
     if device.type == "cpu" and data.images:
@@ -130,7 +143,7 @@ def build(
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties), world)
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks
-    return Experiment(config, data, model, trainer, device, tuple(notes))
+    return Experiment(config, data, model, trainer, device, tuple(notes), recipe or [])
 
 
 def _model(config: RunConfig, data: DataModule) -> nn.Module:

@@ -180,7 +180,10 @@ class Session:
     def _save_best(self) -> None:
         trainer = self.experiment.trainer
         trainer.restore_best()
-        save_checkpoint(self.folder.best, {"epoch": trainer.best.epoch, "model": self.experiment.model.state_dict()})
+        state = {"epoch": trainer.best.epoch, "model": self.experiment.model.state_dict()}
+        if self.experiment.recipe:
+            state["recipe"] = self.experiment.recipe
+        save_checkpoint(self.folder.best, state)
 
     def _result(self, status: str, ended: str) -> dict[str, Any]:
         config, trainer = self.experiment.config, self.experiment.trainer

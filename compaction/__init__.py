@@ -1,0 +1,1 @@
+"""Exact compaction: physically removes what regularizers have zeroed."""
