@@ -41,6 +41,7 @@ from regx.analysis.table import (
     check_any_finished,
     counted,
     is_minimised,
+    judged_by,
     mean_std,
     missing_notes,
     number_format,
@@ -55,7 +56,7 @@ CHOSEN = "chosen by validation"
 
 
 def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
-    """One row per configuration: mean ± std over seeds, confidence interval, p against the baseline.
+    """One row per configuration: mean ± std over seeds, confidence interval, difference to the baseline and its p.
 
     All numbers are those of the epoch with the best validation metric. n counts the seeds that have finished; std has
     n - 1 in its denominator; the interval is Student's. Where rows are over several datasets (`by` leaves `dataset`
@@ -63,13 +64,14 @@ def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 
     Significance is about the first metric, paired with the baseline: within a dataset over seeds by Student's t test;
     over several datasets by Wilcoxon's signed-rank test of the datasets' means over shared seeds, as seeds of one
-    dataset are no independent datasets. p values are corrected by Holm over all tests of the table. Where rows are the
-    best of several configurations by validation, the test is about the same metric on the test rows: that of validation
-    was chosen for being good. Where seeds have failed, a p is about the survivors and gets no star.
+    dataset are no independent datasets. A difference has Student's interval over the same pairs. p values are corrected
+    by Holm over all tests of the table. Where rows are the best of several configurations by validation, the test is
+    about the same metric on the test rows: that of validation was chosen for being good. Where seeds have failed, a p
+    is about the survivors and gets no star.
 
     Args:
         runs: of a sweep.
-        spec: uses `by`, `metrics`, `baseline`, `sort`, `goal`.
+        spec: uses `by`, `metrics`, `baseline`, `sort`, `goal`, `on`.
 
     Raises:
         UserError: a name in `spec` that the runs do not have.
@@ -80,6 +82,8 @@ def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     check_any_finished(runs)
     by = row_names(runs, spec.by)
     metrics = metrics_of(runs, spec.metrics)
+    if (judge := judged_by(runs, spec)) == TESTED:
+        metrics = [judge, *(metric for metric in metrics if title_of(runs, metric) != title_of(runs, judge))]
     titles = [title_of(runs, metric) for metric in metrics]
     groups = grouped(runs, by)
     datasets = datasets_of_rows(groups, by)
@@ -109,8 +113,9 @@ def configurations(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     columns = with_marks(columns, rows, [group.mark for group in groups])
     if (baseline := _baseline(groups, spec.baseline)) is not None:
         name, tests, of_tests = _against(groups, datasets, baseline, metrics[0])
-        columns += [f"difference to {name}", "p"]
-        formats |= {f"difference to {name}": "+" + number_format(test[0] for test in tests), "p": "p"}
+        columns += [f"difference to {name}", f"difference to {name} low", f"difference to {name} high", "p"]
+        form = "+" + number_format(test[0] for test in tests)
+        formats |= {column: form for column in columns[-4:-1]} | {"p": "p"}
         rows = [row + test for row, test in zip(rows, tests, strict=True)]
         notes += of_tests
     order = _order(columns, rows, spec, titles, by)
@@ -246,21 +251,23 @@ def _against(
     for place, group in enumerate(groups):
         other = by_context.get(tuple(identity(group.key[name]) for name in same))
         if place in baseline or other is None:
-            cells.append([None, "baseline" if place in baseline else "no baseline"])
+            cells.append([None, None, None, "baseline" if place in baseline else "no baseline"])
             continue
         differences = _differences(group, groups[other], datasets[place], tested or metric, several)
         if tested is None and (_is_chosen(group) or _is_chosen(groups[other])):
-            cells.append([fmean(differences) if differences else None, CHOSEN])
+            cells.append([fmean(differences) if differences else None, None, None, CHOSEN])
             continue
         p = (signed_rank if several else paired_t)(differences)
         enough = len(differences) >= (LEAST_DATASETS if several else LEAST_SEEDS)
-        cells.append([fmean(differences) if differences else None, "no spread" if enough else "n too small"])
+        interval = confidence_interval(differences) or (None, None)
+        word = "no spread" if enough else "n too small"
+        cells.append([fmean(differences) if differences else None, *interval, word])
         if p is not None:
             ps[place] = p
             losers[place] = [found for found in (group, groups[other]) if any(e.lost for e in found.entries.values())]
     for place, p in zip(ps, holm(list(ps.values())), strict=True):
-        cells[place][1] = f"{p_text(p)} (survivors)" if losers[place] else p
-    words = {row[1] for row in cells}
+        cells[place][-1] = f"{p_text(p)} (survivors)" if losers[place] else p
+    words = {row[-1] for row in cells}
     notes = _test_notes(several, words, [len(names) for names in datasets], len(ps))
     return name, cells, [*notes, *of_chosen, *_survivors_note(losers)]
 
@@ -321,6 +328,7 @@ def _test_notes(several: bool, words: set[Cell], sizes: list[int], tests: int) -
         least, unit = LEAST_SEEDS, "shared seeds"
     notes[0] += f", corrected by Holm for {tests} tests" if tests > 1 else ""
     notes[0] += f"; * below {LEVEL}"
+    notes.append(f"CI of a difference: Student's 95 % interval over the same {unit}, for one comparison, uncorrected")
     if "n too small" in words:
         notes.append(f"n too small: fewer than {least} {unit}")
     if "no spread" in words:

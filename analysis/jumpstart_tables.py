@@ -36,6 +36,7 @@ from regx.analysis.table import (
     TableSpec,
     check_any_finished,
     counted,
+    judged_by,
     mean_std,
     missing_notes,
     number_format,
@@ -75,14 +76,15 @@ def key_metrics(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 
     Args:
         runs: of a sweep.
-        spec: uses `rows` (what is compared).
+        spec: uses `rows` (what is compared) and `on`.
 
     Raises:
         UserError: a name in `spec` that the runs do not have.
         RunFailed: no run has finished.
     """
     name, groups = _techniques(runs, spec)
-    scores = {dataset: _scores(groups, dataset) for dataset in all_datasets(groups)}
+    judge = judged_by(runs, spec)
+    scores = {dataset: _scores(groups, dataset, judge) for dataset in all_datasets(groups)}
     rows: list[list[Cell]] = []
     for group in groups:
         mine = {d: found[_name(group)] for d, found in scores.items() if _name(group) in found}
@@ -109,7 +111,7 @@ def key_metrics(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
         "convergence",
     ]
     formats = {column: ".3f" for column in columns[2:6:2]} | {column: ".0%" for column in (*columns[3:6:2], columns[6])}
-    metric = title_of(runs, MONITORED)
+    metric = title_of(runs, judge)
     notes = [
         "dead (linear) units: mean over datasets of their share on the training rows",
         f"trainability: share of datasets whose {metric} is above the lowest of all {name}s",
@@ -130,19 +132,21 @@ def key_metrics(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 def win_draw_loss(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     """In how many datasets a technique (row) wins, draws and loses against another (column).
 
-    By the monitored validation metric, unrounded, over the datasets in which every technique has a finished run.
+    By the monitored validation metric, or its like on the test rows, unrounded, over the datasets in which every
+    technique has a finished run.
 
     Args:
         runs: of a sweep.
-        spec: uses `rows` (what is compared).
+        spec: uses `rows` (what is compared) and `on`.
 
     Raises:
         UserError: a name in `spec` that the runs do not have.
         RunFailed: no run has finished, or no dataset has one of every technique.
     """
     name, groups = _techniques(runs, spec)
-    datasets = _shared(groups, name)
-    by_dataset = [_scores(groups, dataset) for dataset in datasets]
+    judge = judged_by(runs, spec)
+    datasets = _shared(groups, name, judge)
+    by_dataset = [_scores(groups, dataset, judge) for dataset in datasets]
     scores = [[found[_name(group)] for found in by_dataset] for group in groups]
 
     def record(row: int, column: int) -> str:
@@ -157,7 +161,7 @@ def win_draw_loss(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
         [name, *names],
         [[names[row], *(record(row, column) for column in places)] for row in places],
         [
-            f"row against column, by {title_of(runs, MONITORED)}",
+            f"row against column, by {title_of(runs, judge)}",
             *left_out_note(groups, datasets),
             *chosen_note(groups),
             *missing_notes(runs),
@@ -239,15 +243,16 @@ def ranks(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
 
     Args:
         runs: of a sweep.
-        spec: uses `rows` (what is compared).
+        spec: uses `rows` (what is compared) and `on`.
 
     Raises:
         UserError: a name in `spec` that the runs do not have.
         RunFailed: no run has finished, or no dataset has one of every technique.
     """
     name, groups = _techniques(runs, spec)
-    datasets = _shared(groups, name)
-    scores = [list(_scores(groups, dataset).values()) for dataset in datasets]
+    judge = judged_by(runs, spec)
+    datasets = _shared(groups, name, judge)
+    scores = [list(_scores(groups, dataset, judge).values()) for dataset in datasets]
     by_min, by_mean = [min_ranks(row) for row in scores], [mean_ranks(row) for row in scores]
     means = [fmean(column) for column in zip(*by_mean, strict=True)]
     order = ordered(list(range(len(groups))), [*means])
@@ -257,7 +262,7 @@ def ranks(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     mins = [fmean(column) for column in zip(*by_min, strict=True)]
     rows.append(["mean rank", *(mins[place] for place in order)])
     rows.append(["mean rank, ties shared", *(means[place] for place in order)])
-    notes = [f"by {title_of(runs, MONITORED)}; equals all have the best of their ranks"]
+    notes = [f"by {title_of(runs, judge)}; equals all have the best of their ranks"]
     notes += _rank_note(scores)
     columns = ["dataset", *(_name(groups[place]) for place in order)]
     return Table(
@@ -307,7 +312,7 @@ def uci(runs: Sequence[Run], spec: TableSpec | None = None) -> Table:
     marks: list[str | None] = []
     for dataset in sorted(all_datasets(groups)):
         here = [(group, group.entries[dataset]) for group in groups if dataset in group.entries]
-        scores = _scores(groups, dataset)
+        scores = _scores(groups, dataset, MONITORED)
         rank = dict(zip(scores, min_ranks(list(scores.values())), strict=True))
         of_dataset: list[list[Cell]] = []
         for group, entry in here:
@@ -358,18 +363,19 @@ def _name(group: Group) -> str:
     return str(plain(next(iter(group.key.values()))))
 
 
-def _scores(groups: Sequence[Group], dataset: str) -> dict[str, float]:
-    """The mean validation metric of every technique that has a finished run in a dataset."""
+def _scores(groups: Sequence[Group], dataset: str, metric: str) -> dict[str, float]:
+    """The mean of a metric of every technique that has a finished run in a dataset."""
     found: dict[str, float] = {}
     for group in groups:
         entry = group.entries.get(dataset)
-        if entry and (mean := entry.mean(MONITORED)) is not None:
+        if entry and (mean := entry.mean(metric)) is not None:
             found[_name(group)] = round(mean, DIGITS)
     return found
 
 
-def _shared(groups: Sequence[Group], name: str) -> list[str]:
-    datasets = sorted(shared_datasets(groups))
+def _shared(groups: Sequence[Group], name: str, metric: str) -> list[str]:
+    """Datasets in which every technique has the metric."""
+    datasets = [d for d in sorted(shared_datasets(groups)) if len(_scores(groups, d, metric)) == len(groups)]
     if not datasets:
         raise RunFailed(f"no dataset has a finished run of every {name}")
     return datasets

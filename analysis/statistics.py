@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
 from statistics import fmean, stdev
+from typing import TypeVar
+
+Key = TypeVar("Key", bound=Hashable)
 
 # Values that differ by less are the same: means over seeds of the same numbers differ in their last digits.
 DIGITS = 10
@@ -29,6 +33,40 @@ def confidence_interval(values: Sequence[float], level: float = 0.95) -> tuple[f
 
     half = float(t.ppf((1 + level) / 2, len(values) - 1)) * stdev(values) / math.sqrt(len(values))
     return fmean(values) - half, fmean(values) + half
+
+
+@dataclass(frozen=True)
+class Paired:
+    """What pairs of values say of their difference, values minus baseline.
+
+    Attributes:
+        n: pairs.
+        difference: its mean.
+        interval: Student's 95 % interval of that mean; None for one pair.
+        signed_rank: exact two-sided p of Wilcoxon's test (`signed_rank`), for pairs that are datasets; None for fewer
+            than `LEAST_DATASETS`.
+        t: two-sided p of Student's paired test (`paired_t`), for pairs that are seeds of one dataset; None for fewer
+            than `LEAST_SEEDS`, or without spread.
+    """
+
+    n: int
+    difference: float
+    interval: tuple[float, float] | None
+    signed_rank: float | None
+    t: float | None
+
+
+def paired(values: Mapping[Key, float], baseline: Mapping[Key, float]) -> Paired | None:
+    """Compares what has the same key, a seed or a dataset; what only one side has is left out.
+
+    Returns:
+        None where no key is shared.
+    """
+    differences = [value - baseline[key] for key, value in values.items() if key in baseline]
+    if not differences:
+        return None
+    interval = confidence_interval(differences)
+    return Paired(len(differences), fmean(differences), interval, signed_rank(differences), paired_t(differences))
 
 
 def paired_t(differences: Sequence[float]) -> float | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any, Literal
 
-from regx.analysis.runs import Run, placed
+from regx.analysis.runs import MONITORED, TESTED, Run, placed
 from regx.analysis.statistics import spread
 from regx.errors import RunFailed, UserError
 from regx.training import log_keys
@@ -56,6 +56,8 @@ class TableSpec:
             label `Baseline`, where there is one.
         sort: column to sort by; None for dataset, then the first metric.
         goal: whether a high or a low first metric is better; None: low for losses, errors, dead and linear units.
+        on: which rows of the data judge in `configurations`, `key-metrics`, `win-draw-loss` and `ranks`: `val` (None)
+            or `test`, at the epoch that is best by validation.
     """
 
     by: Sequence[str] | None = None
@@ -66,6 +68,7 @@ class TableSpec:
     baseline: str | None = None
     sort: str | None = None
     goal: Literal["maximize", "minimize"] | None = None
+    on: Literal["val", "test"] | None = None
 
 
 def is_minimised(metric: str, goal: str | None = None) -> bool:
@@ -75,6 +78,22 @@ def is_minimised(metric: str, goal: str | None = None) -> bool:
     if goal:
         return goal == "minimize"
     return not log_keys.rises(metric)
+
+
+def judged_by(runs: Sequence[Run], spec: TableSpec | None) -> str:
+    """The metric that ranks and tests are about: the monitored one, or its like on the test rows where `on` says so.
+
+    Raises:
+        UserError: `on` is neither `val` nor `test`, or no finished run has a test metric.
+    """
+    on = spec.on if spec else None
+    if on not in (None, "val", "test"):
+        raise UserError(f"{on!r} is not among val, test", "on")
+    if on != "test":
+        return MONITORED
+    if all(run.value(TESTED) is None for run in runs):
+        raise UserError("no finished run has a test metric; train with test rows, or use val", "on")
+    return TESTED
 
 
 def counted(number: int, noun: str) -> str:

@@ -158,6 +158,14 @@ def results(
     baseline: Annotated[
         str | None, typer.Option("--baseline", metavar="LABEL|P=V", help="What others are tested against.")
     ] = None,
+    on: Annotated[
+        str | None,
+        typer.Option(
+            "--on",
+            metavar="val|test",
+            help="Rows that ranks and p values are about; the epoch is chosen by validation either way.",
+        ),
+    ] = None,
     sort: Annotated[str | None, typer.Option("--sort", metavar="COLUMN", help="Column to sort by.")] = None,
     source: Annotated[
         str | None,
@@ -180,6 +188,7 @@ def results(
         "rows": rows,
         "columns": columns,
         "baseline": baseline,
+        "on": on,
         "sort": sort,
     }
     if source is None:

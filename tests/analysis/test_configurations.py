@@ -43,10 +43,14 @@ def test_one_row_per_configuration() -> None:
     p = scipy.stats.ttest_rel(PENALISED, PLAIN).pvalue
     assert column(table, "p") == [pytest.approx(p), "baseline"]
     assert column(table, "difference to Baseline") == [pytest.approx(fmean(PENALISED) - fmean(PLAIN)), None]
+    interval = scipy.stats.ttest_rel(PENALISED, PLAIN).confidence_interval(0.95)
+    ends = [column(table, f"difference to Baseline {end}") for end in ("low", "high")]
+    assert ends == [[pytest.approx(interval.low), None], [pytest.approx(interval.high), None]]
     assert "depth" not in table.columns and "everywhere: dataset iris, depth 50" in table.notes
     columns, rows = display(table)
     assert columns[:4] == ["label", "n", "val/acc", "val/acc CI"]
     assert rows[0][2] == "0.710 ± 0.010" and rows[0][-1] == f"{p:.3f}*"
+    assert rows[0][columns.index("difference to Baseline CI")] == f"[{interval.low:+.3f}, {interval.high:+.3f}]"
 
 
 def test_within_each_dataset_or_depth() -> None:
@@ -74,6 +78,8 @@ def test_over_datasets_by_the_signed_ranks_of_their_means() -> None:
     spec = TableSpec(by=["label"])
     table = configurations(runs, spec)
     assert column(table, "p") == [2 / 2**6, "baseline"], "six datasets that agree, not 18 runs"
+    difference = pytest.approx(fmean(PENALISED) - fmean(PLAIN))
+    assert table.rows[0][-4:-1] == [difference] * 3, "which all six datasets have"
     assert column(table, "val/acc mean")[1] == pytest.approx(fmean(PLAIN) + 0.25)
     assert column(table, "val/acc std")[1] == pytest.approx(stdev(PLAIN)), "over seeds, of the mean over datasets"
     runs += techniques("sonar")[:3]  # which has no baseline: left out for all rows
@@ -170,6 +176,31 @@ def test_what_validation_chose_is_tested_on_test_rows() -> None:
         zip(column(table := configurations([*chosen(), *other], spec), "label"), column(table, "p"), strict=True)
     )
     assert found == {"Jumpstart": "chosen by validation", "GELU": pytest.approx(p), "Baseline": "baseline"}
+
+
+def test_test_rows_judge_where_that_is_asked_for() -> None:
+    runs = techniques()
+    of_test = {"Jumpstart": [0.2, 0.25, 0.27], "Baseline": [0.3, 0.28, 0.35]}
+    runs = [dataclasses.replace(r, best=r.best | {"test/acc": of_test[str(r.label)][r.seed or 0]}) for r in runs]
+    assert column(configurations(runs), "label") == ["Jumpstart", "Baseline"]
+    p = scipy.stats.ttest_rel(of_test["Jumpstart"], of_test["Baseline"]).pvalue
+    for metrics in (None, ["val/acc"], ["val/acc", "test/acc"]):
+        table = configurations(runs, TableSpec(on="test", metrics=metrics))
+        assert column(table, "label") == ["Baseline", "Jumpstart"], "by test"
+        assert column(table, "p") == ["baseline", pytest.approx(p)]
+        assert table.columns[2:8] == [
+            *("test/acc mean", "test/acc std", "test/acc low", "test/acc high", "val/acc mean", "val/acc std")
+        ]
+    assert configurations(runs, TableSpec(on="val")) == configurations(runs)
+
+
+def test_what_is_chosen_is_chosen_by_validation_even_so() -> None:
+    runs = chosen([0.5, 0.6, 0.4, 0.9, 0.9, 0.9, 0.6, 0.65, 0.55])
+    table = configurations(runs, TableSpec(by=["label"], on="test"))
+    assert dict(zip(column(table, "label"), column(table, "test/acc mean"), strict=True)) == {
+        "Jumpstart": pytest.approx(0.6),  # of the strength that is better by validation, not 0.9
+        "Baseline": pytest.approx(0.5),
+    }
 
 
 def test_level_of_the_test_of_what_was_chosen() -> None:
@@ -282,6 +313,7 @@ def test_same_difference_of_all_seeds() -> None:
         (TableSpec(metrics=["val/ac"]), "metrics: no finished run has 'val/ac'; did you mean 'val/acc'?"),
         (TableSpec(by=["dataste"]), "by: no run has 'dataste'; did you mean 'dataset'?"),
         (TableSpec(sort="val/loss"), "sort: there is no column 'val/loss'"),
+        (TableSpec(on="tset"), "on: 'tset' is not among val, test"),  # type: ignore[arg-type]
         (TableSpec(goal="up"), "goal: 'up' is not among maximize, minimize"),  # type: ignore[arg-type]
     ],
 )
@@ -289,6 +321,11 @@ def test_mistakes(spec: TableSpec, message: str) -> None:
     with pytest.raises(UserError) as error:
         configurations(techniques(), spec)
     assert str(error.value).startswith(message)
+
+
+def test_no_test_rows() -> None:
+    with pytest.raises(UserError, match="on: no finished run has a test metric; train with test rows, or use val"):
+        configurations([run(0.5, width=width) for width in (1, 2)], TableSpec(on="test"))
 
 
 def test_nothing_has_finished() -> None:

@@ -194,3 +194,24 @@ def test_mistakes() -> None:
     apart = [run(0.5, label="A", dataset="a"), run(0.5, label="B", dataset="b")]
     with pytest.raises(RunFailed, match="no dataset has a finished run of every technique"):
         win_draw_loss(apart)
+
+
+def test_test_rows_judge_at_the_epoch_and_strength_that_validation_chose() -> None:
+    """By validation A is better in every dataset; on the test rows B is, but for a strength that validation has not."""
+    runs = [
+        run(value, label=label, dataset=dataset, strength=strength, best={"test/acc": test})
+        for dataset in ("iris", "wine")
+        for label, strength, value, test in (("A", 1, 0.9, 0.2), ("A", 2, 0.8, 0.99), ("B", 1, 0.7, 0.6))
+    ]
+    by_val, by_test = (win_draw_loss(runs, TableSpec(on=on)) for on in (None, "test"))  # type: ignore[arg-type]
+    assert by_val.rows == [["A", "-", "2-0-0"], ["B", "0-0-2", "-"]] == win_draw_loss(runs, TableSpec(on="val")).rows
+    assert by_test.rows == [["A", "-", "0-0-2"], ["B", "2-0-0", "-"]]
+    assert "row against column, by test/acc" in by_test.notes
+    table = ranks(runs, TableSpec(on="test"))
+    assert table.columns == ["dataset", "B", "A"] and table.rows[:2] == [["iris", 1, 2], ["wine", 1, 2]]
+    found = rows_by_name(key_metrics(runs, TableSpec(on="test")))
+    assert found["A"]["convergence"] == pytest.approx(-0.4) and found["B"]["trainability"] == 1
+    half = [*runs[:3], *(run(r.best["val/acc"], label=r.label, **r.parameters) for r in runs[3:])]
+    assert [row[0] for row in ranks(half, TableSpec(on="test")).rows] == ["iris", "mean rank", "mean rank, ties shared"]
+    with pytest.raises(UserError, match="on: no finished run has a test metric"):
+        ranks(half[3:], TableSpec(on="test"))

@@ -45,6 +45,28 @@ def test_paired_t_without_a_test() -> None:
     assert statistics.paired_t([0.0, 0.0, 1e-16]) == 1.0
 
 
+def test_paired_compares_what_both_have() -> None:
+    values = dict(enumerate(numbers(12, 4, 0.6)))
+    baseline = {key: value for key, value in enumerate(numbers(15, 5)) if key > 2}
+    shared = sorted(values.keys() & baseline.keys())
+    first, second = [values[key] for key in shared], [baseline[key] for key in shared]
+    found = statistics.paired(values, baseline)
+    assert found and found.n == len(shared) == 9
+    test = scipy.stats.ttest_rel(first, second)
+    interval = test.confidence_interval(0.95)
+    assert found.difference == pytest.approx(fmean(first) - fmean(second))
+    assert found.interval == pytest.approx((interval.low, interval.high))
+    assert found.t == pytest.approx(test.pvalue)
+    assert found.signed_rank == pytest.approx(scipy.stats.wilcoxon(first, second, method="exact")[1])
+
+
+def test_paired_of_few() -> None:
+    assert statistics.paired({"iris": 1.0}, {"wine": 1.0}) is None
+    assert statistics.paired({"iris": 0.75}, {"iris": 0.5}) == statistics.Paired(1, 0.25, None, None, None)
+    five = statistics.paired({i: i**2 for i in range(5)}, {i: 0.0 for i in range(5)})
+    assert five and five.signed_rank is None and five.t is not None and five.interval is not None
+
+
 def all_signs(differences: list[float]) -> float:
     """p of the signed-rank statistic by writing out every choice of signs."""
     ranks = scipy.stats.rankdata([abs(d) for d in differences])
