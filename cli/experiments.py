@@ -11,8 +11,8 @@ from regx.cli import options, output, progress
 from regx.errors import RunFailed, UserError
 from regx.training import launch, recipes
 from regx.training.config import RunConfig
-from regx.training.experiments import RectangularConfig, ResNetConfig
-from regx.training.options import OUTPUT
+from regx.training.experiments import RectangularConfig, ResNetConfig, read
+from regx.training.options import DATA, MODEL, OPTIMISATION, OUTPUT, options_of
 
 RECTANGULAR = """Examples:
 
@@ -48,6 +48,15 @@ def _extra(*more: inspect.Parameter) -> list[inspect.Parameter]:
             "--config",
             metavar="FILE",
             help="Take options from this YAML file (a run folder's config.yaml repeats that run); typed options win.",
+        ),
+        extra(
+            "from_",
+            Path | None,
+            None,
+            "--from",
+            metavar="RUN",
+            help="Begin with what this run, or `regx compact`, has left: its weights, and its options of model, data "
+            "and optimisation as defaults. Regularizers are not taken over.",
         ),
         extra("dry_run", bool, False, "--dry-run", help="Print what would run and where, then stop."),
         extra("print_config", bool, False, "--print-config", help="Print the whole configuration as YAML, then stop."),
@@ -113,6 +122,7 @@ def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
     if typed["dry_run"] and typed["print_config"]:
         raise UserError("--dry-run and --print-config exclude each other")
     base = recipes.find(typed["recipe"]).options if typed.get("recipe") else {}
+    base |= _continued(experiment, typed)
     config = options.resolve(experiment, typed, typed["config"], base)
     if typed["print_config"]:
         output.print_config(config, typed["format"])
@@ -120,6 +130,29 @@ def run(experiment: type[RunConfig], typed: dict[str, Any]) -> None:
         output.print_plan(config, typed["format"])
     else:
         carry_out(config, typed["format"], force=typed["force"])
+
+
+def _continued(experiment: type[RunConfig], typed: dict[str, Any]) -> dict[str, Any]:
+    """The options that --from begins with."""
+    folder: Path | None = typed.get("from_")
+    if folder is None:
+        return {}
+    if typed.get("pretrained"):
+        raise UserError("--pretrained and --from exclude each other", "from")
+    folder = folder.parent.parent if folder.is_file() and folder.parent.name == "checkpoints" else folder
+    if not (folder / "config.yaml").is_file():
+        raise UserError(f"{folder} is no run folder: it has no config.yaml", "from")
+    if not (folder / "checkpoints" / "best.pt").is_file():
+        raise UserError(f"{folder} has no checkpoints/best.pt; `regx resume {folder}` finishes the run", "from")
+    config = read(folder / "config.yaml")
+    kind = config.get("experiment")
+    if kind != experiment.experiment:
+        raise UserError(f"{folder} is of regx {kind}; use `regx {kind} --from {folder}`", "from")
+    taken = {item.key for item in options_of(experiment) if item.panel in (MODEL, DATA, OPTIMISATION)}
+    values = {key: value for key, value in config.items() if key in taken}
+    # The split must stay: what validated is not to be trained on.
+    seed = config.get("seed") if config.get("data_seed") is None else config["data_seed"]
+    return values | {"data_seed": seed, "pretrained": str(folder)}
 
 
 def carry_out(config: RunConfig, format: str, *, force: bool = False, folder: Path | None = None) -> None:

@@ -7,8 +7,28 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 import regx
-from regx.cli import datasets, doctor, experiments, listing, resume, sparsity, sweep, wandb
+from regx.cli import (
+    compact,
+    cost,
+    datasets,
+    demo,
+    doctor,
+    experiments,
+    export,
+    listing,
+    plot,
+    report,
+    resume,
+    sensitivity,
+    sparsity,
+    sweep,
+    wandb,
+    watch,
+)
 from regx.errors import UserError
+
+# Panel of the commands that look at what was trained.
+AFTER = "After training"
 
 app = typer.Typer(
     name="regx",
@@ -40,7 +60,16 @@ experiments.add_to(app)
 app.command("resume", rich_help_panel="Run")(resume.resume)
 app.add_typer(sweep.app, name="sweep", rich_help_panel="Run")
 app.add_typer(wandb.app, name="wandb", rich_help_panel="Run")
-app.command("sparsity", rich_help_panel="Look up")(sparsity.sparsity)
+app.command("watch", rich_help_panel="Run")(watch.watch)
+app.command("report", rich_help_panel=AFTER)(report.report)
+app.command("compare", rich_help_panel=AFTER)(report.compare)
+app.command("plot", rich_help_panel=AFTER)(plot.plot)
+app.command("sparsity", rich_help_panel=AFTER)(sparsity.sparsity)
+app.command("sensitivity", rich_help_panel=AFTER, epilog=sensitivity.EPILOG)(sensitivity.sensitivity)
+app.command("compact", rich_help_panel=AFTER, epilog=compact.EPILOG)(compact.compact)
+app.command("cost", rich_help_panel=AFTER, epilog=cost.EPILOG)(cost.cost)
+app.command("export", rich_help_panel=AFTER, epilog=export.EPILOG)(export.export)
+app.add_typer(demo.app, name="demo", rich_help_panel="Look up")
 app.command("list", rich_help_panel="Look up")(listing.list_)
 app.command("show", rich_help_panel="Look up")(listing.show)
 app.add_typer(datasets.app, name="datasets", rich_help_panel="Look up")
