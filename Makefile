@@ -34,6 +34,8 @@ bench: .venv/installed
 	$(BIN)/python benchmarks/gates_step.py
 	$(BIN)/python benchmarks/resnet_step.py
 	$(BIN)/python benchmarks/sweep_step.py
+	$(BIN)/python benchmarks/compaction.py
+	$(BIN)/python benchmarks/compaction.py --peer
 
 picture: .venv/installed
 	$(BIN)/python docs/rescue.py

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from regx.compaction import linear, observed, pruning
 from regx.compaction.compact import Compact, compact
+from regx.compaction.recipe import follow
 from regx.data.module import Split
 from regx.errors import RunFailed, UserError
 from regx.regularizers import cost
@@ -155,6 +156,8 @@ def save(result: Result, trained: Trained, folder: Path, argv: list[str]) -> Non
         "model": result.compact.model.state_dict(),
         "recipe": trained.recipe + result.compact.recipe,
     }
+    if trained.moments:
+        state["moments"] = {"optimizer": trained.config.optimizer, "of": _moments(trained, result.compact)}
     save_checkpoint(target.best, state)
     write_csv(folder / "layers.csv", result.layers)
     summary = {
@@ -165,6 +168,19 @@ def save(result: Result, trained: Trained, folder: Path, argv: list[str]) -> Non
         "notes": result.notes,
     }
     write_atomically(folder / "compact.json", to_json(summary))
+
+
+def _moments(trained: Trained, made: Compact) -> dict[str, dict[str, Tensor]]:
+    """What the optimiser holds of the parameters that are left, cut as they are."""
+    left = dict(made.model.named_parameters())
+    keys = {key for held in trained.moments.values() for key in held}
+    found: dict[str, dict[str, Tensor]] = {}
+    for key in keys:
+        of = {name: held[key] for name, held in trained.moments.items() if torch.is_tensor(held.get(key))}
+        for name, x in follow(of, made.recipe).items():
+            if name in left:
+                found.setdefault(name, {})[key] = x
+    return found
 
 
 def size(model: nn.Module, x: Tensor) -> Size:

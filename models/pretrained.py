@@ -54,15 +54,15 @@ def load(model: nn.Module, source: str, *, name: str = "") -> list[str]:
     return [f"{len(loaded)} tensors from {origin}", *notes]
 
 
-def recipe(source: str) -> list[dict[str, Any]]:
-    """What was removed from the network that a file of weights is of, as `regx compact` notes it; mostly nothing.
+def beside(source: str) -> dict[str, Any]:
+    """What a file holds beside the weights of a compact network: its `recipe` and `moments`; mostly neither.
 
     Raises:
         UserError: no such file.
         RunFailed: the file is damaged.
     """
     state = {} if source == "torchvision" else _read(Path(source).expanduser())
-    return state.get("recipe", []) if isinstance(state, Mapping) else []
+    return {key: state[key] for key in ("recipe", "moments") if isinstance(state, Mapping) and key in state}
 
 
 def _torchvision_name(model: nn.Module, name: str) -> str:

@@ -117,10 +117,12 @@ def build(
     model = _model(config, data)
     notes: list[str] = []
     path, digest = identity.unmarked(config.pretrained or "")
+    begins: dict[str, Any] = {}
     if config.pretrained:
         if digest and not resumes and Path(path).is_file() and identity.unmarked(identity.marked(path))[1] != digest:
             raise UserError(f"{path} is no longer what it was when this run was configured", "pretrained")
-        recipe = pretrained.recipe(path)
+        begins = pretrained.beside(path)
+        recipe = begins.get("recipe")
     apply_recipe(model, recipe or [])
     model = model.to(device)
     _check_batches(config, data, world, model)
@@ -141,9 +143,30 @@ def build(
     if config.log_status and not _can_be_hooked(model, config):
         notes.append("no unit and point status: the network has no activation modules to hook; --hook-at layer may do")
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties), world)
+    if "moments" in begins and not resumes:
+        notes.append(_take_over(begins["moments"], trainer))
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks
     return Experiment(config, data, model, trainer, device, tuple(notes), recipe or [])
+
+
+def _take_over(moments: dict[str, Any], trainer: Trainer) -> str:
+    """Gives the optimiser the moments that a network was trained with before; says whether it can."""
+    before, now = moments["optimizer"], trainer.config.optimizer
+    if before != now:
+        return f"the moments of {before} are left: this run has --optimizer {now}"
+    parameters = dict(trainer.model.named_parameters())
+    fitting = {
+        name: state
+        for name, state in moments["of"].items()
+        if name in parameters and all(x.shape in ((), parameters[name].shape) for x in state.values())
+    }
+    for name, state in fitting.items():
+        parameter = parameters[name]
+        trainer.stepper.optimizer.state[parameter] = {
+            key: x.to(parameter.device) if x.dim() else x.clone() for key, x in state.items()
+        }
+    return f"{now} goes on with its moments of {len(fitting)} of {len(parameters)} parameters"
 
 
 def _model(config: RunConfig, data: DataModule) -> nn.Module:

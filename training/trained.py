@@ -31,6 +31,7 @@ class Trained:
         data: what it was trained on.
         epoch: that the weights are of.
         recipe: what was removed from the network of the configuration; empty unless it is compact.
+        moments: name of a parameter -> what the optimiser holds of it, by name; of `last.pt` alone.
     """
 
     folder: Path
@@ -40,6 +41,7 @@ class Trained:
     data: DataModule
     epoch: int
     recipe: list[dict[str, Any]]
+    moments: dict[str, dict[str, Tensor]]
     _experiment: Experiment
 
     def evaluate(self, split: Split, stage: str, model: nn.Module | None = None) -> dict[str, float]:
@@ -119,9 +121,12 @@ def load(path: Path, *, data_dir: str | None = None, devices: str = "auto") -> T
     recipe = state.get("recipe", [])
     experiment = build.build(config, recipe=recipe)
     model, trainer = experiment.model, experiment.trainer
+    moments: dict[str, dict[str, Tensor]] = {}
     try:
         if "penalties" in state:  # last.pt: what makes gates part of the weights is not in the weights
             trainer.load_state_dict(state)
+            held = trainer.stepper.optimizer.state
+            moments = {name: dict(held[p]) for name, p in model.named_parameters() if held.get(p)}
             _fold(experiment)
         else:
             model.load_state_dict(state["model"])
@@ -133,7 +138,9 @@ def load(path: Path, *, data_dir: str | None = None, devices: str = "auto") -> T
     for penalty in trainer.penalties:
         penalty.regularizer.detach()
     trainer.penalties, trainer.stepper.in_forward = [], []
-    return Trained(folder, checkpoint, config, model.eval(), experiment.data, int(state["epoch"]), recipe, experiment)
+    return Trained(
+        folder, checkpoint, config, model.eval(), experiment.data, int(state["epoch"]), recipe, moments, experiment
+    )
 
 
 def _fold(experiment: Experiment) -> None:

@@ -155,3 +155,24 @@ def damaged_recipe(run: Path) -> Path:
     state = load_checkpoint(Path("foreign/checkpoints/best.pt")) | {"recipe": [step]}
     save_checkpoint(Path("foreign/checkpoints/best.pt"), state)
     return Path("foreign")
+
+
+def test_the_optimiser_goes_on_with_what_it_held(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The moments of the last checkpoint, cut as the parameters are; those of another optimiser are left."""
+    last = run / "checkpoints" / "last.pt"
+    assert Done(capsys, "compact", str(last), "--target-macs", "0.5", "--out", "small").code == 0
+    state = load_checkpoint(Path("small/checkpoints/best.pt"))
+    before = trained.load(last, devices="cpu")
+    for name, x in state["model"].items():
+        held = state["moments"]["of"][name]["exp_avg"]
+        assert held.shape == x.shape
+        if x.dim() == 2:  # biases have taken constants up
+            # Every weight that is left is found by its value, and its moment must be the one of the same place.
+            left = x.flatten().nonzero().squeeze(1)
+            places = (before.model.state_dict()[name].flatten()[None] == x.flatten()[left, None]).double()
+            assert (places.sum(1) == 1).all()
+            assert torch.equal(held.flatten()[left], before.moments[name]["exp_avg"].flatten()[places.argmax(1)])
+    more = ["rectangular", "--from", "small", "--epochs", "1", "--no-plots", "--wandb", "disabled"]
+    assert "goes on with its moments of 8 of 8 parameters" in Done(capsys, *more).err
+    other = [*more, "--optimizer", "sgd", "--run-dir", "other"]
+    assert "are left: this run has --optimizer sgd" in Done(capsys, *other).err
