@@ -60,6 +60,16 @@ class Trained:
             trainer.model = trainer.stepper.forward = self.model
             model.eval()
 
+    def predictions(self, split: Split) -> Tensor:
+        """Class indices (N,) that the network gives to a part of the data, on the CPU."""
+        with torch.no_grad():
+            return torch.cat([self.predict(output).cpu() for output, _, _ in self._experiment.trainer.outputs(split)])
+
+    def probabilities(self, x: Tensor) -> Tensor:
+        """Class probabilities (N, K) of inputs (N, ...)."""
+        with torch.no_grad():
+            return self._experiment.trainer.objective.probabilities(self.model(x))
+
     def predict(self, output: Tensor) -> Tensor:
         """Class indices (N,) of outputs (N, K) of the network; of a regression the outputs themselves."""
         return self._experiment.trainer.objective.predict(output)

@@ -21,11 +21,13 @@ class Kind:
         home: module and function that draws it, `comparison:heat_maps`.
         about: what it shows.
         compares: whether it needs several runs.
+        asked: whether it is drawn only where it is asked for by name, as the networks have to be run again.
     """
 
     home: str
     about: str
     compares: bool = False
+    asked: bool = False
 
     def draw(self, study: Study) -> list[Figure]:
         """The figures; raises `CannotDraw` where these runs do not hold what they show."""
@@ -47,6 +49,8 @@ KINDS = {
     "sparsity-layers": Kind("weights:sparsity_layers", "zeros layer by layer"),
     "weight-sizes": Kind("weights:weight_sizes", "histogram of weights, exact zeros beside it"),
     "group-norms": Kind("weights:group_norms", "histogram of the norms of rows and filters"),
+    "confusion": Kind("predictions:confusion", "which classes are taken for which", asked=True),
+    "decision-surface": Kind("predictions:decision_surface", "what is decided where, of two inputs", asked=True),
     "gate-probabilities": Kind("gates:gate_probabilities", "L0 gates: how open, and how many closed"),
 }
 
@@ -86,7 +90,7 @@ def figures(runs: Sequence[Run], folder: Path, kind: str | None = None, metric: 
         return KINDS[kind].draw(study)
     found: list[Figure] = []
     for known in KINDS.values():
-        if not known.compares or len(study.runs) > 1:
+        if not known.asked and (not known.compares or len(study.runs) > 1):
             try:
                 found += known.draw(study)
             except CannotDraw:
