@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.analysis import cost as costs
+from regx.compaction import pruning
 from regx.compaction.compact import compact, difference
 from regx.models import create
 from regx.regularizers import cost
@@ -103,20 +104,37 @@ def beside_torch_pruning() -> None:
         off = f", differs from masked by {difference(outputs['masked'], outputs[name]):.1e}" if name in outputs else ""
         print(f"  {name:14} {parameters:9,} parameters {macs:12,} multiply-adds{off}")
     print(f"  regx beside Torch-Pruning: {difference(outputs['Torch-Pruning'], outputs['regx']):.1e}")
+    model = trained_like(create("lenet5", input_shape=(3, 32, 32), output_size=10))
+    masked, theirs, chosen = copy.deepcopy(model), copy.deepcopy(model), copy.deepcopy(model)
+    remove_with(torch_pruning, theirs, masked, x, 0.4, everywhere=True)
+    left = {of: sum(layer.macs for layer in cost.count(of, x[:1]).values()) for of in (model, theirs)}
+    pruning.to_macs(chosen, left[theirs] / left[model], x[:1])
+    pairs = list(zip(cost.layers(masked).values(), cost.layers(chosen).values(), strict=True))
+    same = sum(int((a.weight.flatten(1).any(1) == b.weight.flatten(1).any(1)).sum()) for a, b in pairs)
+    print(f"LeNet-5: of {sum(len(a.weight) for a, _ in pairs)} channels {same} have the same fate by --target-macs")
 
 
-def remove_with(library: object, model: nn.Module, masked: nn.Module, x: Tensor, share: float = 0.5) -> None:
-    """Lets Torch-Pruning remove channels from `model`, and zeroes the same ones in `masked`."""
+def remove_with(
+    library: object, model: nn.Module, masked: nn.Module, x: Tensor, share: float = 0.5, everywhere: bool = False
+) -> None:
+    """Lets Torch-Pruning remove channels from `model`, of every layer or wherever, and zeroes them in `masked`."""
     importance = library.importance.GroupMagnitudeImportance(p=2)  # type: ignore[attr-defined]
     last = [m for m in model.modules() if isinstance(m, nn.Linear)][-1]
     pruner = library.pruner.MagnitudePruner(  # type: ignore[attr-defined]
-        model, x[:1], importance=importance, pruning_ratio=share, ignored_layers=[last]
+        model,
+        x[:1],
+        importance=importance,
+        pruning_ratio=share,
+        global_pruning=everywhere,
+        max_pruning_ratio=0.9,
+        ignored_layers=[last],
     )
     names = {module: name for name, module in model.named_modules()}
     for group in pruner.step(interactive=True):
         for dependency, indices in group:
             module = dependency.target.module
-            if dependency.handler.__name__ == "prune_out_channels" and isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            kinds = nn.Conv2d | nn.BatchNorm2d | nn.Linear
+            if dependency.handler.__name__ == "prune_out_channels" and isinstance(module, kinds):
                 same = masked.get_submodule(names[module])
                 with torch.no_grad():
                     for tensor in (same.weight, same.bias):

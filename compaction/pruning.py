@@ -6,6 +6,7 @@ the one that was trained.
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
+from regx.compaction import running
 from regx.compaction.planning import Bools
 from regx.compaction.seen import Layer, Trace
 from regx.compaction.tracing import trace
@@ -36,6 +38,8 @@ def by_threshold(model: nn.Module, threshold: float) -> int:
     zeroed = 0
     with torch.no_grad():
         for module in model.modules():
+            if isinstance(module, Layer) and module._parameters.get("weight") is None:
+                continue  # computed from other parameters
             if isinstance(module, Layer):
                 rows = 1 if getattr(module, "transposed", False) else 0
                 weight = module.weight.movedim(rows, 0)
@@ -74,8 +78,11 @@ def to_macs(model: nn.Module, share: float, *inputs: Any) -> int:
     Raises:
         UserError: even with a tenth of every layer more would be left.
     """
-    seen = trace(model, *inputs)
+    seen = trace(model, *running.sample(model, inputs))
     classes, kept = seen.book.classes()
+    total = _macs(seen, classes, np.zeros(int(classes.max(initial=-1)) + 1, bool))
+    if not total:
+        raise UserError("the network has no linear or convolutional layer that could be cut", "target_macs")
     layers = {f"{name}.weight" for name, m in model.named_modules() if isinstance(m, Layer)}
     parameters = dict(model.named_parameters())
     size, magnitude = np.zeros(int(classes.max()) + 1), np.zeros(int(classes.max()) + 1)
@@ -92,11 +99,12 @@ def to_macs(model: nn.Module, share: float, *inputs: Any) -> int:
     families = _families(together, len(magnitude))
     means = np.bincount(families, magnitude * (size > 0)) / np.maximum(np.bincount(families, size > 0), 1)
     relative = magnitude / np.maximum(means[families], 1e-30)
-    free = size > 0
+    free = np.zeros(len(size), bool)
+    for reader in seen.readers:  # other dimensions, of a kernel say, are no channels
+        free[classes[reader.inputs]] = True
     free[list(kept)] = False
     order = [int(k) for k in np.argsort(relative, kind="stable") if free[k]]
     order = _within(order, together)
-    total = _macs(seen, classes, np.zeros(len(magnitude), bool))
 
     def left(count: int) -> float:
         gone = np.zeros(len(magnitude), bool)
@@ -105,8 +113,10 @@ def to_macs(model: nn.Module, share: float, *inputs: Any) -> int:
 
     least = left(len(order))
     if least > share:
+        reasons = Counter(reason for reason in kept.values() if not reason.endswith("output")).most_common(1)
+        why = f" and what {reasons[0][0]} keeps" if reasons else ""
         raise UserError(
-            f"{share:g} is out of reach: a tenth of every layer still costs {least:.3f} of the multiply-adds",
+            f"{share:g} is out of reach: a tenth of every layer{why} still cost {least:.3f} of the multiply-adds",
             "target_macs",
         )
     low, high = 0, len(order)

@@ -44,6 +44,24 @@ def test_the_smallest_channels_go_first() -> None:
     assert macs(compact(model, x).model, x) == 20 * 5
 
 
+def test_whole_channels_go_and_nothing_else() -> None:
+    model, x = built("lenet5", (3, 32, 32), torch.float64)
+    before = copy.deepcopy(model)
+    pruning.to_macs(model, 0.5, x)
+    (conv1, conv2, hidden), after = [list(cost.layers(of).values())[:3] for of in (before, model)]
+    gone = [layer.weight.flatten(1).abs().sum(1) == 0 for layer in after]
+    assert all(0 < int(of.sum()) < len(of) for of in gone)
+    positions = hidden.weight.shape[1] // len(conv2.weight)
+    with torch.no_grad():
+        for layer, of in zip((conv1, conv2, hidden), gone, strict=True):
+            layer.weight[of] = 0
+        conv2.weight[:, gone[0]] = 0
+        hidden.weight[:, gone[1].repeat_interleave(positions)] = 0
+        list(cost.layers(before).values())[3].weight[:, gone[2]] = 0
+    for one, other in zip(cost.layers(before).values(), cost.layers(model).values(), strict=True):
+        assert torch.equal(one.weight, other.weight)
+
+
 def test_a_tenth_of_every_layer_stays() -> None:
     model, x = built("lenet5", (1, 28, 28), torch.float64)
     with pytest.raises(UserError, match=r"0\.001 is out of reach"):
