@@ -1,12 +1,14 @@
 """`regx compact`: the smaller network that a trained one contains, checked and saved."""
 
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from regx.cli import output, progress
+from regx.errors import RunFailed
 
 EPILOG = """Examples:
 
@@ -27,8 +29,8 @@ def compact(
         typer.Option(
             "--threshold",
             metavar="NUMBER",
-            help="Zero before: units and filters whose weights have at most this Euclidean norm, and channels whose "
-            "scale in a batch normalization is at most this.",
+            help="First set to zero: units and filters whose weights have at most this Euclidean norm, and channels "
+            "whose scale in a batch normalization is at most this.",
         ),
     ] = None,
     target_macs: Annotated[
@@ -36,13 +38,14 @@ def compact(
         typer.Option(
             "--target-macs",
             metavar="SHARE",
-            help="Zero before: the channels of the smallest magnitude, until this share of the multiply-adds is left.",
+            help="First set to zero: the channels of the smallest magnitude, until this share of the multiply-adds is "
+            "left.",
         ),
     ] = None,
     dead: Annotated[
         bool,
         typer.Option(
-            "--dead", help="Remove also units that are 0 for every training sample; for other samples they may not be."
+            "--dead", help="Also remove units that are 0 for every training sample; for other samples they may not be."
         ),
     ] = False,
     fold_linear: Annotated[
@@ -86,9 +89,10 @@ def compact(
 ) -> None:
     """Remove from a trained network what its regularizer has zeroed: a smaller network that computes the same.
 
-    Channels, units and residual branches go that are zero, constant or not read by anything. What they contribute goes
-    into biases, so the outputs stay the same for every input. The result is saved as a folder that every command takes
-    for a run: train it on with --from.
+    Channels, units and residual branches go that are zero, constant or not read by anything.
+    What they contribute goes into biases, so the outputs stay the same for every input.
+
+    The result is saved as a folder that every command takes for a run: train it on with --from.
     """
     output.check_format(format)
     with progress.waiting("loading PyTorch"):
@@ -106,11 +110,21 @@ def compact(
             tolerance=tolerance,
         )
     target = out or loaded.folder / "compact"
-    compacting.save(result, loaded, target, sys.argv)
+    try:
+        compacting.save(result, loaded, target, sys.argv)
+    except OSError as error:
+        raise RunFailed(f"cannot write {error.filename or target}: {error.strerror}; choose another --out") from error
     if format == "json":
         print((target / "compact.json").read_text(encoding="utf-8"), end="")
         return
     _print(result, target, layers)
+
+
+def _padded(rows: Iterable[list[str]]) -> list[list[str]]:
+    """Rows with their numbers, all but the first column, under each other."""
+    columns = list(zip(*rows, strict=True))
+    widths = [0, *(max(map(len, column)) for column in columns[1:])]
+    return [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in zip(*columns, strict=True)]
 
 
 def _print(result: Any, target: Path, layers: bool) -> None:
@@ -124,16 +138,16 @@ def _print(result: Any, target: Path, layers: bool) -> None:
             ("bytes on disk", before.bytes, after.bytes),
         )
     ]
-    output.print_table(f"{target}: what is left", ["", "trained", "compact", "left"], rows)
+    output.print_table(f"{target}: what is left", ["", "trained", "compact", "left"], _padded(rows))
     if layers:
-        keys = ("channels", "parameters", "macs")
+        keys = {"channels": "channels", "parameters": "parameters", "macs": "multiply-adds"}
         output.print_table(
             "by layer",
-            ["layer", *(heading for key in keys for heading in (key, "left"))],
-            [
+            ["layer", *(heading for key in keys.values() for heading in (key, "left"))],
+            _padded(
                 [row["layer"], *(f"{row[name]:,}" for key in keys for name in (key, f"{key}_left"))]
                 for row in result.layers
-            ],
+            ),
         )
     for note in result.notes:
         print(note)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Sequence
@@ -11,18 +10,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from regx.analysis import render, tables
-from regx.analysis.table import Table, TableSpec
-from regx.cli import output
-from regx.cli.sweep_arguments import RunDir, ran
-from regx.cli.sweep_results import runs_of, show, wanted
+from regx.analysis import render
+from regx.analysis.table import Table
+from regx.cli import output, places
+from regx.cli.places import RunDir
+from regx.cli.sweep_arguments import ran
+from regx.cli.sweep_results import made_of, runs_of, show, wanted
 from regx.errors import UserError
-from regx.sweeps import registry
-from regx.sweeps.definition import Sweep
 
 if TYPE_CHECKING:
     from regx.analysis.report import Record
-    from regx.analysis.runs import Run
 
 Force = Annotated[bool, typer.Option("--force", help="Replace a file that is no report of regx.")]
 
@@ -31,7 +28,7 @@ def report(
     paths: Annotated[
         list[str],
         typer.Argument(
-            metavar="SWEEP | RUN_FOLDER...",
+            metavar="SWEEP|FOLDER...",
             help="A sweep (its name, file or folder), or run folders and folders of run folders.",
         ),
     ],
@@ -57,26 +54,31 @@ def report(
     """
     from regx.analysis.report import Asked, of_folders, of_sweep, page_of, write
 
-    if len(paths) == 1 and _is_sweep(paths[0]):
+    if len(paths) == 1 and places.is_sweep(paths[0], run_dir):
         sweep, folder = ran(paths[0], run_dir)
         notes = sweep.sidecar
         asked = Asked(title or sweep.name, notes.summary, notes.description, notes.source, notes.budget, sweep.method)
         out = _free(out or folder / "report.html", force)
         found = runs_of(sweep, folder)
-        made, missing = _tables(sweep, found, baseline)
+        made, failed = made_of(sweep, found, wanted(sweep, baseline=baseline))
+        yet = "" if all(run.finished for run in found) else "not yet: "
+        missing = [f"{name}: {yet}{error.message}" for name, error in failed.items()]
         page = page_of(asked, of_sweep(found, folder), made, missing=missing, baseline=baseline or notes.baseline)
     else:
         out = _free(out or Path("report.html"), force)
-        records = of_folders([_folder(path) for path in paths])
+        records = of_folders([places.folder(path, run_dir) for path in paths])
         asked = Asked(title or (records[0].run.name if len(records) == 1 else f"{len(records)} runs"))
         page = page_of(asked, records, baseline=baseline)
     print(f"{out} ({_size(write(page, out))})")
 
 
 def compare(
-    one: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of a run, called A.")],
-    other: Annotated[Path, typer.Argument(metavar="RUN_FOLDER", help="Folder of another run, called B.")],
-    html: Annotated[Path | None, typer.Option("--html", metavar="FILE", help="Also write this page.")] = None,
+    one: Annotated[str, typer.Argument(metavar="RUN", help="Folder of a run, called A.")],
+    other: Annotated[str, typer.Argument(metavar="RUN", help="Folder of another run, called B.")],
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write it as one page, with the curves.")
+    ] = None,
+    run_dir: RunDir = Path("runs"),
     force: Force = False,
     format: Annotated[
         str,
@@ -87,23 +89,24 @@ def compare(
     from regx.analysis.report import NAMES, comparison, of_folders, page_of_two, remarks, write
 
     output.check_format(format)
-    for path in (one, other):
-        if path.is_dir() and not (path / "config.yaml").is_file():
+    folders = [places.folder(text, run_dir) for text in (one, other)]
+    for path in folders:
+        if not (path / "config.yaml").is_file():
             raise UserError(f"{path} is no run folder: it has no config.yaml; `regx report {path}` takes runs within")
-    records = of_folders([one, other])
+    records = of_folders(folders)
     if len(records) < 2:
         raise UserError(f"{one} and {other} are the same run; name another one")
     target = None if html is None else _free(html, force, "html")
     made, said = comparison(*records), remarks(*records)
+    if target is not None:  # before anything is printed: whoever reads that may close the pipe
+        size = write(page_of_two(*records), target)
+        print(f"{target} ({_size(size)})", file=sys.stderr)
     if format == "json":
         listed = [json.loads(render.to_json(table)) for table in made]
         named = {name: str(record.folder) for name, record in zip(NAMES, records, strict=True)}
         print(json.dumps({"runs": named, "remarks": said, "tables": listed}, indent=2))
     else:
         _print(records, made, said)
-    if target is not None:
-        size = write(page_of_two(*records), target)
-        print(f"{target} ({_size(size)})", file=sys.stderr)
 
 
 def _print(records: Sequence[Record], made: Sequence[Table], said: Sequence[str]) -> None:
@@ -115,40 +118,6 @@ def _print(records: Sequence[Record], made: Sequence[Table], said: Sequence[str]
     print()
     for text in said:
         print(f"* {text}")
-
-
-def _is_sweep(name: str) -> bool:
-    """Whether a single argument stands for a sweep: no folder, the folder of one, or a folder with a sweep's name."""
-    path = Path(name)
-    if not path.is_dir() or (path / registry.KEPT).is_file():
-        return True
-    return name in registry.files() and not any(path.glob("*/config.yaml")) and not (path / "config.yaml").is_file()
-
-
-def _folder(name: str) -> Path:
-    path = Path(name)
-    if not path.is_dir():
-        raise UserError(f"there is no folder {name}; give one sweep, or run folders")
-    return path
-
-
-def _tables(sweep: Sweep, found: list[Run], baseline: str | None) -> tuple[list[Table], list[str]]:
-    """The tables of `regx sweep results`; of those that there cannot be, why."""
-    made, reasons = [], []
-    complete = all(run.finished for run in found)
-    labels = {run.label for run in found if run.finished}
-    for name, spec in wanted(sweep, baseline=baseline):
-        try:
-            made.append(tables.make(name, found, _possible(sweep, spec, complete, labels)))
-        except UserError as error:
-            reasons.append(f"{name}: {'' if complete else 'not yet: '}{error.message}")
-    return made, reasons
-
-
-def _possible(sweep: Sweep, spec: TableSpec, complete: bool, labels: set[str | None]) -> TableSpec:
-    """Without the sweep's own baseline while that has no finished run."""
-    own = spec.baseline is not None and "=" not in spec.baseline and spec.baseline == sweep.sidecar.baseline
-    return dataclasses.replace(spec, baseline=None) if own and not complete and spec.baseline not in labels else spec
 
 
 def _free(path: Path, force: bool, option: str = "out") -> Path:

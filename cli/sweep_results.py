@@ -69,14 +69,25 @@ def wanted(sweep: Sweep, names: list[str] | None = None, **changes: Any) -> list
 
 
 def runs_of(sweep: Sweep, folder: Path) -> list[Run]:
-    """The runs of a sweep as it is defined now; those of earlier definitions in its folder are left out."""
-    planned = {item.place().name: item for item in plan.trials(sweep, folder)}
+    """The runs of a sweep as it is defined now, in its order; those of earlier definitions are left out."""
+    planned = _planned(sweep, folder)
     for name, item in planned.items():
         if (folder / name).is_dir():
             item.leave_note()  # another command may have trained it, or its label is a new one
-    found = [run for run in runs.read(folder) if run.name in planned]
-    begun = {run.name for run in found}
-    return [*found, *(_not_begun(name, item) for name, item in planned.items() if name not in begun)]
+    begun = {run.name: run for run in runs.read(folder)}
+    return [begun.get(name) or _not_begun(name, item) for name, item in planned.items()]
+
+
+def names_of_runs(sweep: Sweep, folder: Path) -> list[str]:
+    """The run folders of a sweep, in its order: the baseline before all others."""
+    return list(_planned(sweep, folder))
+
+
+def _planned(sweep: Sweep, folder: Path) -> dict[str, Trial]:
+    found = sorted(
+        plan.trials(sweep, folder), key=lambda item: item.label is None or item.label != sweep.sidecar.baseline
+    )
+    return {item.place().name: item for item in found}
 
 
 def _not_begun(name: str, item: Trial) -> Run:
@@ -98,19 +109,9 @@ def print_tables(
     sweep: Sweep, found: list[Run], specs: list[tuple[str, TableSpec]], format: str, more: dict[str, Any] | None = None
 ) -> None:
     """Prints tables; `more` is what else JSON shall say. Of a sweep that is half done, those that there can be."""
-    made, reasons = [], []
-    complete = all(run.finished for run in found)
-    labels = {run.label for run in found if run.finished}
-    for name, spec in specs:
-        named = spec.baseline is not None and "=" not in spec.baseline
-        if named and not complete and spec.baseline == sweep.sidecar.baseline and spec.baseline not in labels:
-            spec = dataclasses.replace(spec, baseline=None)
-        try:
-            made.append(tables.make(name, found, spec))
-        except UserError as error:
-            if complete:
-                raise
-            reasons.append(f"{name}: not yet: {error.message}")
+    made, failed = made_of(sweep, found, specs)
+    if failed and all(run.finished for run in found):
+        raise next(iter(failed.values()))
     if format == "json":
         listed = [json.loads(render.to_json(table)) for table in made]
         print(json.dumps({"sweep": sweep.name} | (more or {}) | {"tables": listed}, indent=2))
@@ -122,8 +123,29 @@ def print_tables(
             show(table)
         else:
             print(render.FORMATS[format](table), end="")
-    for reason in reasons:
-        print(reason, file=sys.stderr)
+    for name, error in failed.items():
+        print(f"{name}: not yet: {error.message}", file=sys.stderr)
+
+
+def made_of(
+    sweep: Sweep, found: list[Run], specs: list[tuple[str, TableSpec]]
+) -> tuple[list[Table], dict[str, UserError]]:
+    """The tables that there can be of these runs; of the others, by name, why not.
+
+    While a sweep is not complete, and its own baseline has no finished run, nothing is compared with that.
+    """
+    made, failed = [], {}
+    complete = all(run.finished for run in found)
+    labels = {run.label for run in found if run.finished}
+    for name, spec in specs:
+        named = spec.baseline is not None and "=" not in spec.baseline
+        if named and not complete and spec.baseline == sweep.sidecar.baseline and spec.baseline not in labels:
+            spec = dataclasses.replace(spec, baseline=None)
+        try:
+            made.append(tables.make(name, found, spec))
+        except UserError as error:
+            failed[name] = error
+    return made, failed
 
 
 def show(table: Table) -> None:

@@ -10,12 +10,12 @@ from typing import Annotated, Any
 
 import typer
 
-from regx.cli import output
-from regx.cli.sweep_arguments import RunDir, ran
+from regx.cli import output, places
+from regx.cli.places import RunDir
+from regx.cli.sweep_arguments import ran
 from regx.cli.sweep_progress import duration
 from regx.cli.watch_runs import Frame, OfSweep, Runs
 from regx.errors import UserError
-from regx.sweeps import registry
 
 # Lines of a frame above and below its tables, and of a table besides its rows; of one that is not drawn on a screen.
 ABOVE, AROUND, PRINTED = 5, 3, 60
@@ -28,11 +28,11 @@ LEAST_CUT = 12
 
 
 def watch(
-    places: Annotated[
+    what: Annotated[
         list[str],
         typer.Argument(
-            metavar="SWEEP|RUN...",
-            help="A sweep as `regx sweep` knows it (name, file or folder), or one or several run folders.",
+            metavar="SWEEP|FOLDER...",
+            help="A sweep (its name, file or folder), or run folders, or a folder of run folders.",
         ),
     ],
     every: Annotated[float, typer.Option("--every", metavar="SECONDS", help="How often to look.")] = 2.0,
@@ -56,7 +56,7 @@ def watch(
     output.check_format(format)
     if not every >= LEAST_EVERY:
         raise UserError(f"{every:g} is not at least {LEAST_EVERY}", "every")
-    watched = _found(places, run_dir)
+    watched = _found(what, run_dir)
     frame = watched.look()
     if format == "json":
         from regx.training.folder import to_json
@@ -71,21 +71,13 @@ def watch(
     _print(frame)
 
 
-def _found(places: list[str], run_dir: Path) -> Runs:
-    """What is meant: run folders, as paths or as names in `run_dir`, or a sweep."""
-    folders = [next((path for path in (Path(place), run_dir / place) if _is_run(path)), None) for place in places]
-    runs = [folder for folder in folders if folder is not None]
-    if len(runs) == len(places):
-        return Runs(runs)
-    if len(places) > 1:
-        stranger = places[folders.index(None)]
-        raise UserError(f"{stranger} is no run folder: it has no config.yaml; give one sweep, or run folders")
-    _, folder = ran(places[0], run_dir)
-    return OfSweep(folder, places[0])
-
-
-def _is_run(path: Path) -> bool:
-    return (path / "config.yaml").is_file() and not (path / registry.KEPT).is_file()
+def _found(texts: list[str], run_dir: Path) -> Runs:
+    """What is meant: a sweep; or run folders and what is in folders of them, as paths or as names in `run_dir`."""
+    if len(texts) == 1 and places.is_sweep(texts[0], run_dir):
+        _, folder = ran(texts[0], run_dir)
+        return OfSweep(folder, texts[0])
+    found = {run.resolve(): run for text in texts for run in places.runs_in(places.folder(text, run_dir))}
+    return Runs(list(found.values()))
 
 
 def _show(watched: Runs, frame: Frame, every: float) -> Frame:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from itertools import combinations
 from statistics import median
 from typing import Any
@@ -24,6 +25,7 @@ from regx.training.log_keys import rises
 _MOST_POINTS = 1000
 _MOST_BOXES = 24
 _MOST_MAPS = 3
+_LEAST_IN_BOX = 5  # runs, of which quartiles tell something
 
 
 def heat_maps(study: Study) -> list[Figure]:
@@ -56,8 +58,9 @@ def _heat_map(study: Study, first: str, second: str) -> Figure:
         raise CannotDraw(f"no finished run has {metric!r}")
     others = [short(name) for name in study.axes if name not in axes]
     key = study.title_of(metric)
-    pooled = f" and over {', '.join(others)}" if others else ""
-    caption = f"{study.counted()}. Median over seeds{pooled}, at the epoch with the best {study.title_of('monitored')}."
+    over = [*(["seeds"] if study.most_seeds > 1 else []), *others]
+    middle = f" Median over {_listed(over)}, at" if over else " At"
+    caption = f"{study.counted()}.{middle} the epoch with the best {study.title_of('monitored')}."
     names = list(dict.fromkeys(row["panel"] for row in rows))
     spec = _map_spec(rows, names, short(across), short(down), key)
     heading = f"{vega.spelled(key)} over {short(across)} and {short(down)}"
@@ -138,31 +141,39 @@ def _boxes(study: Study, name: str) -> Figure:
     groups = groups[:_MOST_BOXES]
     rows = [row for row in rows if row["group"] in groups]
     panels = [study.name_of({panel: value}) for value in values_of(study.runs, panel)] if panel else [""]
-    pooled = [short(other) for other in others if other != panel]
-    over = f"seeds and {', '.join(pooled)}" if pooled else "seeds"
+    over = [*(["seeds"] if study.most_seeds > 1 else []), *(short(other) for other in others if other != panel)]
     key = study.title_of(metric)
-    caption = (
-        f"{study.counted()}. Box: quartiles and median over {over}; whiskers: to the least and the largest; point: a"
-        f" run, at the epoch with the best {study.title_of('monitored')}."
-    )
-    spec = _box_spec(rows, groups, panels, short(name), key)
+    most = max(Counter((row["panel"], row["group"]) for row in rows).values())
+    marks = "Point: a run"
+    if most >= _LEAST_IN_BOX:
+        marks = f"Box: quartiles and median over {_listed(over)}; whiskers: to the least and the largest; point: a run"
+    elif most > 1:
+        marks = f"Point: a run; bar: median over {_listed(over)}"
+    caption = f"{study.counted()}. {marks}, at the epoch with the best {study.title_of('monitored')}."
+    spec = _box_spec(rows, groups, panels, short(name), key, most)
     heading = f"{vega.spelled(key)} by {short(name)}"
     figure = f"box-plots-{slug(short(name))}"
     return Figure(figure, heading[0].upper() + heading[1:], caption, spec, rows)
 
 
-def _box_spec(rows: list[dict[str, Any]], groups: list[str], panels: list[str], name: str, key: str) -> dict[str, Any]:
+def _listed(things: list[str]) -> str:
+    return " and ".join(filter(None, (", ".join(things[:-1]), things[-1])))
+
+
+def _box_spec(
+    rows: list[dict[str, Any]], groups: list[str], panels: list[str], name: str, key: str, most: int
+) -> dict[str, Any]:
+    """Boxes over points; with at most `most` runs in one, which are few, bars at the medians or points alone."""
     step = 34 if len(groups) <= 12 else 24
     drawn = rows[:: max(1, -(-len(rows) // _MOST_POINTS))]
-    counts: dict[tuple[str, str], int] = {}
+    counts: Counter[tuple[str, str]] = Counter()
     points = []
     for row in drawn:
-        place = counts[row["panel"], row["group"]] = counts.get((row["panel"], row["group"]), 0) + 1
+        place = counts[row["panel"], row["group"]] = counts[row["panel"], row["group"]] + 1
         # The golden ratio scatters points evenly, however many there are, and the same ones at each drawing.
-        points.append(
-            {field: row[field] for field in ("panel", "group", "value", "seed")} | {"jitter": place * 0.618 % 1}
-        )
-    low, high = vega.bounds([row["value"] for row in rows])
+        jitter = place * 0.618 % 1 if most > 1 else 0.5
+        points.append({field: row[field] for field in ("panel", "group", "value", "seed")} | {"jitter": jitter})
+    low, high = vega.bounds([row["value"] for row in rows], share=vega.is_share(key))
     x = {"field": "value", "type": "quantitative", "title": vega.spelled(key)}
     x |= {"scale": {"domain": [low, high], "nice": False, "zero": False}}
     x |= {"axis": {"format": vega.PERCENT if vega.is_share(key) else vega.NUMBER, "tickCount": 6, "grid": True}}
@@ -174,24 +185,24 @@ def _box_spec(rows: list[dict[str, Any]], groups: list[str], panels: list[str], 
         "title": title,
         "axis": {"labelLimit": 240, "grid": False},
     }
-    boxes = {
-        "mark": {
-            "type": "boxplot",
-            "extent": "min-max",
-            "size": step * 0.6,
-        },
-        "encoding": {"x": x, "y": y},
+    few = most < _LEAST_IN_BOX
+    boxes = {"mark": {"type": "boxplot", "extent": "min-max", "size": step * 0.6}, "encoding": {"x": x, "y": y}}
+    bars = {
+        "mark": {"type": "tick", "thickness": 3, "size": step * 0.6},
+        "encoding": {"x": x | {"aggregate": "median"}, "y": y},
     }
     offset = {"field": "jitter", "type": "quantitative", "scale": {"domain": [-0.6, 1.6]}}
     tooltip = [{"field": "seed", "type": "ordinal"}, {"field": "value", "type": "quantitative"}]
     scatter = {
-        "mark": {"type": "point", "filled": True, "size": 14, "opacity": 0.55},
+        "mark": {"type": "point", "filled": True, "size": 44 if few else 14, "opacity": 0.8 if few else 0.55},
         "encoding": {"x": x, "y": y, "yOffset": offset, "tooltip": tooltip},
     }
-    return vega.panels(points, [scatter, boxes], panels, {"step": step}, {"step": step})
+    layers = [scatter, boxes] if not few else [bars, scatter] if most > 1 else [scatter]
+    return vega.panels(points, layers, panels, {"step": step}, {"step": step})
 
 
 def _metric(study: Study) -> str:
+    study.check_one_metric()
     metric = study.judged_by()
     check_metric(study.runs, metric, "metric")
     return metric

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from regx.analysis.figures import vega
 from regx.analysis.figures.figure import Figure, slug
-from regx.analysis.figures.lines import Axis, lines
+from regx.analysis.figures.lines import Axis, covers, lines
 from regx.analysis.figures.study import (
     MOST_LINES,
     MOST_PANELS,
@@ -139,6 +139,7 @@ def figure(study: Study, curve: Callable[[Run], np.ndarray | None], key: str, na
     title = vega.spelled(key)
     axis = _axis(title, key)
     spec = lines(rows, names, layout.series, axis, ordered=layout.ordered, band=many)
+    caption += " A wide line lies under others that are the same." if covers(spec) else ""
     by = f" by {layout.title}" if len(layout.series) > 1 and layout.title else ""
     return Figure(name, f"{title[0].upper()}{title[1:]} over epochs{by}", caption, spec, rows)
 

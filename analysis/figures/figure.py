@@ -51,7 +51,7 @@ def save(figure: Figure, folder: Path, theme: str, formats: Sequence[str] = FORM
         RunFailed: the folder cannot be written.
     """
     if theme not in THEMES:
-        raise UserError(f"{theme!r} is not among {', '.join(THEMES)}{did_you_mean(theme, THEMES)}", "theme")
+        raise UserError(f"{theme!r} is no theme{did_you_mean(theme, THEMES)}", "theme")
     _check_formats(formats)
     stem = figure.name if theme == "light" else f"{figure.name}-{theme}"
     content: dict[str, str | bytes] = {"csv": _csv(figure.rows)}
@@ -88,7 +88,7 @@ def check_look(theme: str, formats: Sequence[str]) -> None:
     """Raises `UserError` for a theme (or `both`) or a format that does not exist."""
     known = (*THEMES, "both")
     if theme not in known:
-        raise UserError(f"{theme!r} is not among {', '.join(known)}{did_you_mean(theme, known)}", "theme")
+        raise UserError(f"{theme!r} is no theme{did_you_mean(theme, known)}", "theme")
     _check_formats(formats)
 
 
@@ -96,13 +96,13 @@ def _check_formats(formats: Sequence[str]) -> None:
     """Raises `UserError` for a format that does not exist."""
     for name in formats:
         if name not in FORMATS:
-            raise UserError(f"{name!r} is not among {', '.join(FORMATS)}{did_you_mean(name, FORMATS)}", "format")
+            raise UserError(f"{name!r} is no format of a figure{did_you_mean(name, FORMATS)}", "format")
 
 
 def _as_svg(figure: Figure, theme: str) -> str:
     import vl_convert
 
-    return vl_convert.vegalite_to_svg(json.dumps(titled(figure)), vl_version=_VEGA_LITE, config=THEMES[theme])
+    return vl_convert.vegalite_to_svg(as_json(titled(figure)), vl_version=_VEGA_LITE, config=THEMES[theme])
 
 
 def _as_png(svg: str) -> bytes:
@@ -120,6 +120,11 @@ def titled(figure: Figure) -> dict[str, Any]:
         "title": {"text": textwrap.wrap(figure.title, 80), "subtitle": textwrap.wrap(figure.caption, 110)},
         "padding": 14,
     }
+
+
+def as_json(value: Any) -> str:
+    """JSON of a specification; the two line ends that Vega's expressions cannot hold become spaces."""
+    return json.dumps(value, separators=(",", ":"), ensure_ascii=False).translate({0x2028: " ", 0x2029: " "})
 
 
 def slug(text: str) -> str:

@@ -19,12 +19,13 @@ _MOST_POINTS = 1000
 _SIZES = {
     "sparsity": ("weights that are exactly 0", "sparsity/elements", None, False),
     "parameters": ("parameters left", "sparsity/parameters_left", "sparsity/parameters", True),
-    "macs": ("multiply-accumulates left", "sparsity/macs_left", "sparsity/macs", True),
+    "macs": ("multiply-adds left", "sparsity/macs_left", "sparsity/macs", True),
 }
 
 
 def frontier(study: Study) -> list[Figure]:
-    """Quality against sparsity, parameters and multiply-accumulates left, with the Pareto line."""
+    """Quality against sparsity, parameters and multiply-adds left, with the Pareto line."""
+    study.check_one_metric()
     figures = [figure for name in _SIZES if (figure := _frontier(study, name))]
     if not figures:
         raise CannotDraw("no finished run has counted its zeros (--log-sparsity yes), or all have the same")

@@ -40,7 +40,7 @@ KINDS = {
     "learning-curves": Kind("curves:learning_curves", "validation metric over epochs, seeds as a band"),
     "box-plots": Kind("comparison:box_plots", "metric per technique and per value of a parameter", compares=True),
     "heat-map": Kind("comparison:heat_maps", "metric over two numeric parameters", compares=True),
-    "frontier": Kind("frontier:frontier", "metric against sparsity, parameters and MACs left", compares=True),
+    "frontier": Kind("frontier:frontier", "metric against sparsity, parameters and multiply-adds left", compares=True),
     "status-layers": Kind("status:status_layers", "dead, linear and nonlinear units and points over layers"),
     "status-epochs": Kind("status:status_epochs", "dead, linear and nonlinear units and points over epochs"),
     "loss-curves": Kind("curves:loss_curves", "training and validation loss over epochs"),

@@ -52,8 +52,9 @@ def lines(
     values = [row[end] for row in rows for end in (("low", "high") if band else ("median",))]
     log = axis.log and log_spaced(values)
     clipped = min(values) < axis.floor
-    low, high = vega.bounds([max(value, axis.floor) for value in values], log=log)
+    low, high = vega.bounds([max(value, axis.floor) for value in values], log=log, share=axis.share)
     labelled = _with_labels(rows, names, series, low, high, height, log=log)
+    nested = _nested(labelled, names, series, low, high)
     room = vega.room_for(series, width) if len(series) > 1 else 0.0
     epochs = [row["epoch"] for row in rows]
     x = vega.x_epochs(min(epochs), max(epochs), room, count)
@@ -62,7 +63,9 @@ def lines(
     if log:
         ticks |= {"values": vega.log_ticks(low, high)}
     title = axis.title + (f" (below {axis.floor:g} not shown)" if clipped else "")
-    scale = {"type": "log" if log else "linear", "domain": [low, high], "nice": False, "zero": False, "clamp": clipped}
+    scale = {"type": "log", "domain": [low, high], "nice": False, "clamp": clipped}
+    if not log:
+        scale |= {"type": "linear", "zero": False}
     y = {"type": "quantitative", "title": title, "scale": scale, "axis": ticks}
     fields = [field for field in _FIELDS if field in rows[0] and (field != "series" or len(series) > 1)]
     tooltip = [{"field": field, "type": _FIELDS[field]} for field in fields]
@@ -77,13 +80,47 @@ def lines(
         "mark": {"type": "line", "clip": True},
         "encoding": encoding | {"y": y | {"field": "median"}, "tooltip": tooltip},
     }
+    if nested:
+        width_ = {"field": "width", "type": "quantitative", "scale": None, "legend": None}
+        middle["encoding"]["strokeWidth"] = width_
     labels = {
         "transform": [{"filter": "isValid(datum.at)"}],
         "mark": {"type": "text", "align": "left", "dx": 6, "fontWeight": 600},
         "encoding": encoding | {"y": y | {"field": "at"}, "text": {"field": "series", "type": "nominal"}},
     }
+    if room == vega.MOST_ROOM:  # a name that is longer still is cut
+        labels["mark"]["limit"] = {"expr": f"{room} * width"}
     layers = [*(bands if band else []), middle, *([labels] if len(series) > 1 else [])]
     return vega.panels(labelled, layers, names)
+
+
+# Pixels: of a line, of what a line under others juts out on both sides together; of how many it does so; and how much
+# of the height apart lines still lie on each other.
+_LINE, _RIM, _MOST_RIMS, _APART = 2, 3, 3, 0.004
+
+
+def _nested(rows: list[dict[str, Any]], names: Sequence[str], series: Sequence[str], low: float, high: float) -> bool:
+    """Gives rows a `width`, larger for lines that others cover from end to end; whether there are any."""
+    found = False
+    for panel in names:
+        of = {item: [row for row in rows if row["panel"] == panel and row["series"] == item] for item in series}
+        for place, item in enumerate(series):
+            mine = {row["epoch"]: row["median"] for row in of[item]}
+            above = sum(_alike(mine, of[other], _APART * (high - low)) for other in series[place + 1 :])
+            found = found or above > 0
+            for row in of[item]:
+                row["width"] = _LINE + _RIM * min(above, _MOST_RIMS)
+    return found
+
+
+def _alike(mine: dict[int, float], others: list[dict[str, Any]], apart: float) -> bool:
+    together = [(mine[row["epoch"]], row["median"]) for row in others if row["epoch"] in mine]
+    return bool(together) and all(abs(a - b) <= apart for a, b in together)
+
+
+def covers(spec: dict[str, Any]) -> bool:
+    """Whether a line of this specification lies on another from end to end."""
+    return any(row["width"] > _LINE for row in spec["data"]["values"])
 
 
 _FIELDS = {"series": "nominal"} | dict.fromkeys(("epoch", "median", "low", "high", "runs"), "quantitative")

@@ -108,6 +108,12 @@ class Study:
             return self.metric
         return TESTED if self.runs and all(run.value(TESTED) is not None for run in self.runs) else MONITORED
 
+    def check_one_metric(self) -> None:
+        """Raises `CannotDraw` for runs that are judged by accuracy beside others that are judged by R²."""
+        monitors = sorted({run.monitor for run in self.runs if run.best})
+        if self.metric is None and len(monitors) > 1:
+            raise CannotDraw(f"these runs are judged by {' and by '.join(monitors)}; give --metric, or fewer runs")
+
     def title_of(self, metric: str) -> str:
         """Name of a metric."""
         return title_of(self.runs, metric)
@@ -129,17 +135,21 @@ class Study:
         note = f"{len(kept)} of {len(ranked)} configurations, evenly from the best to the worst"
         return [configurations[index] for index in kept], f" {note} by {self.title_of(MONITORED)}."
 
+    @functools.cached_property
+    def most_seeds(self) -> int:
+        """How many seeds the configuration has that has most."""
+        return max(len(item.runs) for item in self.configurations)
+
     def over_seeds(self, how: str) -> str:
-        """`mean over seeds, `, or nothing where there is a single run."""
-        return f"{how} over seeds, " if len(self.runs) > 1 else ""
+        """`mean over seeds, `, or nothing where every configuration has a single one."""
+        return f"{how} over seeds, " if self.most_seeds > 1 else ""
 
     def counted(self) -> str:
         """How many runs there are of how many configurations."""
         seeds = {len(item.runs) for item in self.configurations}
-        many = f"{min(seeds)}" if len(seeds) == 1 else f"{min(seeds)} to {max(seeds)}"
-        each = (
-            f" ({len(self.configurations)} configurations, {many} seeds each)" if len(self.configurations) > 1 else ""
-        )
+        many = f"{min(seeds)} to {max(seeds)} seeds" if len(seeds) > 1 else f"{min(seeds)} seeds"
+        many = "one seed" if seeds == {1} else many
+        each = f" ({len(self.configurations)} configurations, {many} each)" if len(self.configurations) > 1 else ""
         out = f"; {self.left_out} that failed or have not ended are left out" if self.left_out else ""
         return f"{len(self.runs)} run{'s' * (len(self.runs) != 1)}{each}{out}"
 
@@ -257,6 +267,6 @@ def text(value: Any) -> str:
     return ", ".join(map(text, value)) or "none" if isinstance(value, list | tuple) else str(value)
 
 
-def rounded(value: float, digits: int = 4) -> float | None:
+def rounded(value: float, digits: int = 6) -> float | None:
     """A number with so many digits, as a specification needs no more; None for NaN and infinity, which JSON lacks."""
     return float(f"{value:.{digits}g}") if math.isfinite(value) else None

@@ -53,7 +53,6 @@ def _theme(
         "text": {"color": ink, "fontSize": 11},
         "rule": {"color": muted},
         "tick": {"color": ink},
-        "line": {"strokeWidth": 2},
         "boxplot": {
             "box": {"color": muted, "opacity": 0.35},
             "rule": {"color": muted},

@@ -14,6 +14,7 @@ HEIGHT = 300
 PERCENT, NUMBER = ".3~p", ".6~g"
 _LETTER = 6.6  # pixels of a letter of a label
 _LINE = 14.0  # pixels between two labels
+MOST_ROOM = 0.45  # share of the width that is left to labels at the right end of lines
 STATUS_SCALE = {"domain": list(STATUS_COLOURS), "range": list(STATUS_COLOURS.values())}
 
 
@@ -46,13 +47,14 @@ def panels(
     """
     if len(names) == 1:
         return single(rows, layers, alone)
-    across = columns_of(len(names))
+    across, width = columns_of(len(names)), panel_width(len(names))
+    header = {"title": None, "labelLimit": width + 20}
     return {
         "$schema": SCHEMA,
         "data": {"values": rows},
-        "facet": {"field": "panel", "type": "nominal", "sort": list(names), "header": {"title": None}},
+        "facet": {"field": "panel", "type": "nominal", "sort": list(names), "header": header},
         "columns": across,
-        "spec": {"width": panel_width(len(names)), "height": height, "layer": layers},
+        "spec": {"width": width, "height": height, "layer": layers},
     }
 
 
@@ -101,7 +103,7 @@ def _nice(first: float, last: float, many: int) -> list[int]:
 
 def room_for(labels: Sequence[str], width: float) -> float:
     """Share of the width that labels at the right end of lines take."""
-    return min((max(map(len, labels), default=0) * _LETTER + 14) / width, 0.45)
+    return min((max(map(len, labels), default=0) * _LETTER + 14) / width, MOST_ROOM)
 
 
 def spread(places: Sequence[float], low: float, high: float, height: float, *, log: bool = False) -> list[float]:
@@ -145,11 +147,13 @@ def colour(field: str, names: Sequence[str], *, ordered: bool, legend: dict[str,
     }
 
 
-def bounds(values: Sequence[float], *, log: bool = False) -> tuple[float, float]:
+def bounds(values: Sequence[float], *, log: bool = False, share: bool = False) -> tuple[float, float]:
     """Ends of an axis that holds these values with a little room."""
     low, high = min(values), max(values)
     if log:
         return low / 1.15, high * 1.15
+    if share and low == high:  # nothing is beyond 0 and 1, where a line keeps its own width
+        return max(low - 0.05, -0.002), min(high + 0.05, 1.002)
     pad = 0.04 * (high - low) or 0.05 * abs(high) or 0.5
     return low - pad, high + pad
 

@@ -139,7 +139,7 @@ def _layers_of_one(table: list[dict[str, Any]]) -> Figure:
     for row in layers:
         unit = next((row[name] for name in _UNITS if row.get(name) is not None), None)
         share = f"{row['nnz']:,} of {row['dense']:,}"
-        words = f"{share}; {unit:.0%} of units 0" if unit is not None else share
+        words = f"{share}; {unit:.0%} of units are 0" if unit is not None else share
         rows.append({"layer": row["name"], "dense": row["dense"], "left": row["nnz"], "units": unit, "text": words})
     names = [row["layer"] for row in rows]
     y = {
@@ -197,7 +197,8 @@ def _layers_of_many(study: Study, runs: list[Run], tables: dict[str, list[dict[s
                 row = {"configuration": item.name, "place": place, "layer": layer}
                 rows.append(row | {"share": rounded(median(values)), "runs": len(values)})
         if rows and len(rows) <= _MOST_CELLS and any(row["share"] for row in rows):
-            caption = f"Median over seeds, weights of the best epoch; {study.counted()}.{note}"
+            over = study.over_seeds("median")
+            caption = f"Weights of the best epoch: {over}{study.counted()}.{note}"
             spec = _cells(rows, [item.name for item in chosen], max(row["place"] for row in rows))
             figures.append(Figure(f"sparsity-layers-{name}", title, caption, spec, rows))
     if not figures:

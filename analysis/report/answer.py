@@ -19,6 +19,8 @@ from regx.analysis.table import Table, TableSpec, check_any_finished, counted, p
 _NAMED = 3
 _CI = "95\u00a0% CI"  # not broken into two lines
 SURVIVORS = "(survivors)"
+# What a configuration is called of which nothing varies.
+_NAMELESS = "the configuration"
 
 
 @dataclass(frozen=True)
@@ -176,7 +178,7 @@ def _name(group: Group) -> str:
     alike = [name for name in names if len({identity(item.get(name)) for item in chosen}) == 1]
     told = [f"{name} {shown_value(chosen[0].get(name))}" for name in alike]
     open_ = [f"its best {name} per dataset" for name in names if name not in alike]
-    return (", ".join(parts) or "the configuration") + (f" at {', '.join(told + open_)}" if told or open_ else "")
+    return (", ".join(parts) or _NAMELESS) + (f" at {', '.join(told + open_)}" if told or open_ else "")
 
 
 def _told_by_label(name: str, group: Group) -> bool:
@@ -199,9 +201,11 @@ def _told(
     remarks = []
     tests = sum(isinstance(row.p, float | int) or str(row.p).endswith(SURVIVORS) for row in rows)
     if base is None:
-        headline = (
-            f"Best of {len(rows)} by validation: {reached}." if len(rows) > 1 else f"One configuration: {reached}."
-        )
+        if len(rows) > 1:
+            headline = f"Best of {len(rows)} by validation: {reached}."
+        else:
+            what = "One run" if len(best.by_seed) == 1 and unit == "seeds" else "One configuration"
+            headline = f"{what}{reached.removeprefix(_NAMELESS)}." if best.name == _NAMELESS else f"{what}: {reached}."
         if len(rows) > 1:
             missing = (
                 f"The baseline {spec} has no finished run" if spec else "No baseline is known (--baseline names one)"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Sequence
 
@@ -35,8 +36,9 @@ def caveats(records: Sequence[Record]) -> list[str]:
 def _not_finished(records: Sequence[Record]) -> list[str]:
     found = []
     failed = [record for record in records if record.run.status == "failed"]
-    for reason, count in Counter(record.error or "no reason was written down" for record in failed).most_common():
-        names = [record.run.name for record in failed if (record.error or "no reason was written down") == reason]
+    reasons = [_reason(record) for record in failed]
+    for reason, count in Counter(reasons).most_common():
+        names = [record.run.name for record, other in zip(failed, reasons, strict=True) if other == reason]
         found.append(f"{_runs(count)} failed and {_is(count)} in no mean: {_listed(names)}: {reason}")
     states = Counter(record.run.status for record in records if not record.run.finished)
     for state, count in sorted(states.items()):
@@ -46,6 +48,12 @@ def _not_finished(records: Sequence[Record]) -> list[str]:
             word = f"{verb} {state}" if state in ("unfinished", "interrupted") else f"{verb} not begun"
             found.append(f"{_runs(count)} {word}, and {_is(count)} in no mean: {_listed(names)}.")
     return found
+
+
+def _reason(record: Record) -> str:
+    """Why a run failed, in the same words for all that failed so: without the path of its own folder."""
+    own = rf"\S*{re.escape(record.run.name)}(?![\w-])"
+    return re.sub(own, "RUN", record.error) or "no reason was written down"
 
 
 def _without_number(records: Sequence[Record]) -> list[str]:
@@ -67,7 +75,13 @@ def _seeds(runs: list[Run]) -> list[str]:
     done = {key: {run.seed for run in members if run.finished} for key, members in rows.items()}
     few = [titles[key] for key, seeds in done.items() if 0 < len(seeds) < LEAST_SEEDS]
     found = []
-    if few:
+    if len(rows) == 1 and sum(map(len, done.values())) == 1:
+        found.append("This is one run of one seed: how much of it is luck of that seed, nothing here tells.")
+    elif len(few) == len(rows) > 1 and all(len(seeds) == 1 for seeds in done.values()):
+        found.append("Every configuration has a single finished seed: no difference here can be told from luck.")
+    elif len(few) == len(rows) > 1:
+        found.append(f"No configuration has {LEAST_SEEDS} finished seeds, which a test needs.")
+    elif few:
         told = f"{counted(len(few), 'configuration')} of {len(rows)}"
         found.append(
             f"{told} {'has' if len(few) == 1 else 'have'} fewer than {LEAST_SEEDS} finished seeds, too few for a test: "

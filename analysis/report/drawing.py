@@ -264,7 +264,14 @@ def _across(words: str) -> dict[str, Any]:
 
 def _row_names(order: Sequence[str], step: int) -> dict[str, Any]:
     """The name of every row that there are data of, at its upper left."""
-    text = {"type": "text", "align": "left", "baseline": "bottom", "dy": -2, "limit": 620, "fontWeight": 600}
+    text = {
+        "type": "text",
+        "align": "left",
+        "baseline": "bottom",
+        "dy": -2,
+        "limit": {"expr": "width"},
+        "fontWeight": 600,
+    }
     return {
         "transform": [{"aggregate": [], "groupby": ["row"]}],
         "mark": text,
@@ -291,5 +298,5 @@ def _chance(records: Sequence[Record]) -> float | None:
 
 
 def _short(value: float | None) -> float | None:
-    """Four digits are what can be seen; NaN and infinity are gaps."""
-    return float(f"{value:.4g}") if value is not None and math.isfinite(value) else None
+    """Five digits are what can be seen; NaN and infinity are gaps."""
+    return float(f"{value:.5g}") if value is not None and math.isfinite(value) else None

@@ -19,6 +19,7 @@ from typing import Any
 from regx import __version__
 from regx.analysis import render
 from regx.analysis.figures import THEMES, Figure
+from regx.analysis.figures.figure import as_json
 from regx.analysis.table import Table
 from regx.errors import RunFailed
 from regx.training.folder import to_json, write_atomically
@@ -212,5 +213,5 @@ def _as_script(text: str) -> str:
 
 def _as_data(value: Any) -> str:
     """JSON without NaN, and without a letter that HTML would read."""
-    text = json.dumps(json.loads(to_json(value)), separators=(",", ":"), ensure_ascii=False)
+    text = as_json(json.loads(to_json(value)))
     return text.replace("&", r"\u0026").replace("<", r"\u003c").replace(">", r"\u003e")

@@ -18,6 +18,8 @@ from regx.training.experiments import EXPERIMENTS
 from regx.training.options import options_of
 
 NAMES = ("A", "B")
+# From here on a number is written with an exponent.
+_LONG = 1e6
 _DIFFERENCE = "B − A"
 # Of metrics, in this order; others follow.
 _FIRST = ("acc", "r2", "top5_acc", "rmse", "mae", "loss", "total_loss")
@@ -96,7 +98,7 @@ def _network(pair: Sequence[Record]) -> Table:
     if any(count is not None for count in counts):
         rows.append(_numbers("parameters", counts))
     keys = dict.fromkeys(key for record in pair for key in record.run.best if key.startswith("sparsity/"))
-    names = {"macs": "multiply-accumulates per sample", "macs_left": "multiply-accumulates left"}
+    names = {"macs": "multiply-adds per sample", "macs_left": "multiply-adds left"}
     names |= {"parameters_left": "parameters left"}
     for key in keys:
         name = key.partition("/")[2]
@@ -109,7 +111,7 @@ def _network(pair: Sequence[Record]) -> Table:
             )
         else:
             rows.append(_numbers(f"{name} that are zero (share)", values))
-    notes = [] if keys else ["zeros and multiply-accumulates are counted by runs with --log-sparsity yes"]
+    notes = [] if keys else ["zeros and multiply-adds are counted by runs with --log-sparsity yes"]
     return _table("network, at the best epoch", "", rows, notes)
 
 
@@ -163,5 +165,6 @@ def _numbers(name: str, values: Sequence[Any]) -> list[Cell]:
 
 
 def _table(title: str, first: str, rows: list[list[Cell]], notes: Sequence[str] = ()) -> Table:
-    formats = dict.fromkeys(NAMES, ".4f") | {_DIFFERENCE: "+.4f"}
+    form = ".4f" if max((abs(c) for row in rows for c in row if isinstance(c, float)), default=0) < _LONG else ".4g"
+    formats = dict.fromkeys(NAMES, form) | {_DIFFERENCE: f"+{form}"}
     return Table(title, [first, *NAMES, _DIFFERENCE], rows, list(notes), formats)

@@ -152,8 +152,9 @@ def test_more_seeds_go_before_a_higher_mean_which_is_said() -> None:
 
 def test_one_configuration_is_no_comparison() -> None:
     found = answer([measured(0.9, 0.8, seed=seed) for seed in SEEDS])
-    assert headline(found).startswith("One configuration: the configuration, with a test accuracy of 0.800")
+    assert headline(found).startswith("One configuration, with a test accuracy of 0.800")
     assert found.remarks == []
+    assert headline(answer([measured(0.9, 0.8)])).startswith("One run, with a test accuracy of 0.800 (one seed, so")
 
 
 def test_the_baseline_is_named_or_known() -> None:
@@ -204,6 +205,26 @@ def test_warnings() -> None:
     ):
         assert part in text, part
     assert len(found) == 7
+
+
+def test_runs_that_failed_alike_are_one_warning() -> None:
+    failed = [run(0.5, seed=seed, a=1, status="failed") for seed in range(3)]
+    errors = [f"nan at epoch 1 (checkpoint: sub/runs/{item.name}/last.pt)" for item in failed]
+    good = [record(measured(0.9, 0.9, seed=seed, a=0)) for seed in range(3)]
+    found = caveats([*good, *(record(item, error=error) for item, error in zip(failed, errors, strict=True))])
+    assert (
+        "3 runs failed and are in no mean: None-1-0, None-1-1, None-1-2: nan at epoch 1 (checkpoint: RUN/last.pt)"
+        in found
+    )
+
+
+def test_single_seeds_are_one_warning() -> None:
+    (alone,) = caveats([record(measured(0.9, 0.9))])
+    assert "one run of one seed" in alone
+    (each,) = caveats([record(measured(0.9, 0.9, a=a)) for a in range(3)])
+    assert each.startswith("Every configuration has a single finished seed")
+    (two,) = caveats([record(measured(0.9, 0.9, a=a, seed=seed)) for a in range(3) for seed in range(2)])
+    assert two == "No configuration has 3 finished seeds, which a test needs."
 
 
 def test_warnings_of_selection_and_of_mixed_runs() -> None:

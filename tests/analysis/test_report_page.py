@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from regx.analysis.figures import Figure
 from regx.analysis.report import Asked, page_of, write
 from regx.analysis.report.page import Grid, Page, html, is_report, number_columns
 from regx.analysis.report.records import Record
@@ -106,6 +107,12 @@ def test_it_can_be_read_by_keyboard_and_by_ear(reader: Reader) -> None:
     regions = [a for a in reader.all("div") if a.get("role") == "region"]
     assert regions and all(a.get("tabindex") == "0" and a.get("aria-label") for a in regions)
     assert len(reader.all("details")) == 6, "one per run"
+
+
+def test_line_ends_that_vega_cannot_hold_are_spaces() -> None:
+    figure = Figure("live", "", "", {"data": {"values": [{"row": "a\u2028b\u2029c"}]}}, [])
+    (data, *_) = Reader(html(Page("x", live_figure=figure))).scripts
+    assert json.loads(data)["figures"]["live"]["data"]["values"] == [{"row": "a b c"}]
 
 
 def test_sections_without_content_are_left_out() -> None:

@@ -109,7 +109,8 @@ def test_what_is_no_report_is_not_overwritten(capsys: pytest.CaptureFixture[str]
         ),
         (["report", "runs/mine", "--out", "runs"], "--out: runs is a folder; name a file in it"),
         (["compare", "runs/mine", "runs/mine"], "runs/mine is no run folder: it has no config.yaml"),
-        (["compare", "nothing", "runs"], "no run folder"),
+        (["compare", "nothing", "runs"], "there is no folder nothing, neither here nor in runs"),
+        (["report", "runs/mien"], "there is no folder runs/mien; did you mean 'mine'?"),
     ],
 )
 def test_bad_input_is_one_line(

@@ -331,9 +331,13 @@ def test_the_view_ends_with_the_sweep_and_leaves_its_last_frame(trials: list[Tri
 def test_mistakes(trials: list[Trial]) -> None:
     begin(trials[0], 0.5)
     run = trials[0].place()
+    Path("empty").mkdir()
     for places, more, message in (
         (["mien"], {}, "no sweep is called 'mien'"),
-        ([str(run), "mine"], {}, "mine is no run folder: it has no config.yaml; give one sweep, or run folders"),
+        ([str(run), "empty"], {}, "empty is no run folder and holds none"),
+        (["empty"], {}, "empty is no run folder and holds none"),
+        (["runs/mien"], {}, "there is no folder runs/mien; did you mean 'mine'?"),
+        ([str(run), str(run / "config.yaml")], {}, f"{run / 'config.yaml'} is a file"),
         (["quickstart"], {}, "quickstart has not been run in runs"),
         (["mine"], {"every": 0.0}, "every: 0 is not at least 0.1"),
         (["mine"], {"format": "jsno"}, "format: 'jsno' is not among table, json; did you mean 'json'?"),
@@ -343,3 +347,11 @@ def test_mistakes(trials: list[Trial]) -> None:
         assert str(error.value).startswith(message)
     assert run.name in Runs([run]).look().name
     watch.watch([run.name], run_dir=Path("runs/mine"), once=True)
+
+
+def test_a_folder_of_runs(trials: list[Trial], capsys: pytest.CaptureFixture[str]) -> None:
+    for trial in trials[:2]:
+        begin(trial, 0.5)
+    (trials[0].place().parent / ".sweep.yaml").unlink()
+    watch.watch(["runs/mine", str(trials[0].place())], once=True, format="json")
+    assert json.loads(capsys.readouterr().out)["counts"]["total"] == 2, "each of them once"
