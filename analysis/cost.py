@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 import statistics
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,9 +16,9 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from regx.analysis.sizes import Size, size
 from regx.compaction.compact import compact, difference
 from regx.errors import UserError
-from regx.regularizers import cost
 from regx.training import build
 from regx.training.trained import Trained
 
@@ -33,41 +32,20 @@ ON_CUDA = "what the CUDA allocator holds at most in one forward pass, less what 
 
 
 @dataclass(frozen=True)
-class LayerSize:
-    """A linear or convolutional layer.
-
-    Attributes:
-        channels: outputs.
-        parameters: weights and biases.
-        macs: multiply-adds per sample.
-    """
-
-    channels: int
-    parameters: int
-    macs: int
-
-
-@dataclass(frozen=True)
 class Measured:
     """What one network costs with one size of batch.
 
     Attributes:
-        parameters: number of all parameters.
-        macs: multiply-adds per sample of its linear and convolutional layers, as in `regx.regularizers.cost`.
-        file_bytes: of its state_dict, written by `torch.save`.
+        size: what it is, whatever the batch.
         peak_bytes: memory of a forward pass in evaluation, as `peak_memory` says.
         batch_size: samples of a pass.
         seconds: of every timed pass; number i of all networks were measured one after the other.
-        layers: layer -> its size.
     """
 
-    parameters: int
-    macs: int
-    file_bytes: int
+    size: Size
     peak_bytes: int
     batch_size: int
     seconds: tuple[float, ...]
-    layers: dict[str, LayerSize]
 
     @property
     def median(self) -> float:
@@ -113,7 +91,10 @@ def measure(models: Mapping[str, nn.Module], x: Tensor, *, repeats: int = 50, th
     try:
         with _evaluating(models.values()):
             seconds = _time(models, x, repeats)
-            return {name: _measured(model, x, tuple(seconds[name])) for name, model in models.items()}
+            return {
+                name: Measured(size(model, x[:1]), peak_memory(model, x), len(x), tuple(seconds[name]))
+                for name, model in models.items()
+            }
     finally:
         torch.set_num_threads(before)
 
@@ -180,22 +161,6 @@ def _time(models: Mapping[str, nn.Module], x: Tensor, repeats: int) -> dict[str,
                 if number >= 0:
                     seconds[name].append(time.perf_counter() - began)
     return seconds
-
-
-def _measured(model: nn.Module, x: Tensor, seconds: tuple[float, ...]) -> Measured:
-    counted, found = cost.count(model, x[:1]), cost.layers(model)
-    layers = {name: LayerSize(cost.channels(found[name]), of.parameters, of.macs) for name, of in counted.items()}
-    file = io.BytesIO()
-    torch.save(model.state_dict(), file)
-    return Measured(
-        parameters=sum(parameter.numel() for parameter in model.parameters()),
-        macs=sum(layer.macs for layer in layers.values()),
-        file_bytes=file.getbuffer().nbytes,
-        peak_bytes=peak_memory(model, x),
-        batch_size=len(x),
-        seconds=seconds,
-        layers=layers,
-    )
 
 
 def _quartiles(values: Sequence[float]) -> tuple[float, float]:
@@ -286,32 +251,3 @@ def batch(trained: Trained, size: int) -> Tensor:
 def _layout(x: Tensor) -> torch.memory_format:
     last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
     return torch.channels_last if last else torch.contiguous_format
-
-
-def by_layer(before: Measured, after: Measured) -> list[dict[str, Any]]:
-    """One row per layer of the larger network, then what is in no layer, then the total; 0 for what is gone.
-
-    The columns: `layer`, and `channels`, `parameters`, `macs` before and, with `_left`, after.
-    """
-    old, new = _with_sums(before), _with_sums(after)
-    pairs = [(name, of, new.get(name, LayerSize(0, 0, 0))) for name, of in old.items()]
-    return [
-        {"layer": name}
-        | {
-            key: getattr(side, column)
-            for column in ("channels", "parameters", "macs")
-            for key, side in ((column, one), (f"{column}_left", other))
-        }
-        for name, one, other in pairs
-    ]
-
-
-def _with_sums(of: Measured) -> dict[str, LayerSize]:
-    """The layers, what is in none of them (normalisation, say), and all together."""
-    found = of.layers.values()
-    channels, inside = (sum(getattr(layer, key) for layer in found) for key in ("channels", "parameters"))
-    sums = {
-        "in no layer": LayerSize(0, of.parameters - inside, 0),
-        "total": LayerSize(channels, of.parameters, of.macs),
-    }
-    return of.layers | sums

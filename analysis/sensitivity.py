@@ -6,7 +6,6 @@ Source: sensitivity analysis of IntelLabs/distiller (`perform_sensitivity_analys
 from __future__ import annotations
 
 import csv
-import dataclasses
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
@@ -18,6 +17,7 @@ from typing import Any, Literal
 import torch
 from torch import fx, nn
 
+from regx.analysis.parts import spread
 from regx.data.module import Split
 from regx.errors import RunFailed, UserError, did_you_mean
 from regx.regularizers.groups import Part, cut
@@ -297,12 +297,7 @@ def _split(trained: Trained, request: Request) -> Split:
         return split
     if not 1 <= count <= len(split):
         raise UserError(f"{count} is not within 1 and the {len(split)} rows of {request.stage}", "subset")
-    # Spread evenly: files of one class lie beside each other.
-    rows = torch.arange(count, device=split.y.device) * len(split) // count
-    more: dict[str, Any] = {"x": split.x[rows.to(split.x.device)], "y": split.y[rows]}
-    if split.streamed:
-        more = {"y": more["y"], "x": split.x[:count], "files": split.files[rows.cpu().numpy()]}  # type: ignore[attr-defined]
-    return dataclasses.replace(split, **more)
+    return spread(split, count)
 
 
 def metric_of(rows: Sequence[Row]) -> str:

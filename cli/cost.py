@@ -81,6 +81,7 @@ def cost(
     trained = loaded(path, data_dir, device)
     with progress.waiting("compacting"):
         from regx.analysis import cost as costs
+        from regx.analysis.sizes import by_layer
 
         found = costs.networks(trained)
     batches = {size: costs.batch(trained, size) for size in dict.fromkeys(batch_size or [1, 32])}
@@ -91,7 +92,8 @@ def cost(
     place = next(iter(batches.values())).device
     where = {"device": _device(place), "threads": threads, "repeats": repeats}
     sizes = next(iter(measured.values()))
-    rows = costs.by_layer(sizes["dense"], sizes.get("compact", sizes[found.base])) if layers else None
+    after = sizes.get("compact", sizes[found.base])
+    rows = by_layer(sizes["dense"].size, after.size) if layers else None
     memory = costs.ON_CUDA if place.type == "cuda" else costs.ON_CPU
     if format == "json":
         print(json.dumps(_as_dict(trained, found, measured, where, memory, rows), indent=2))
@@ -134,7 +136,7 @@ def _as_dict(
                 | {"speed_up": up and {"against": found.base, "ratio": up[0], "q1": up[1], "q3": up[2]}}
             )
     counted = {
-        name: {"parameters": item.parameters, "macs": item.macs, "file_bytes": item.file_bytes}
+        name: {"parameters": item.size.parameters, "macs": item.size.macs, "file_bytes": item.size.bytes}
         for name, item in sizes.items()
     }
     report = {"checkpoint": str(trained.checkpoint), "epoch": trained.epoch, **where, "networks": counted}
@@ -150,13 +152,13 @@ def _print(
     memory: str,
 ) -> None:
     sizes = next(iter(measured.values()))
-    dense = sizes["dense"]
+    dense = sizes["dense"].size
     output.print_table(
         f"{trained.checkpoint}, epoch {trained.epoch}",
         ["network", "parameters", "multiply-adds", "state_dict"],
         [
-            [name, _left(item.parameters, dense.parameters), _left(item.macs, dense.macs), size_text(item.file_bytes)]
-            for name, item in sizes.items()
+            [name, _left(of.parameters, dense.parameters), _left(of.macs, dense.macs), size_text(of.bytes)]
+            for name, of in ((name, item.size) for name, item in sizes.items())
         ],
     )
     rows = []

@@ -7,6 +7,7 @@ for. Both hold on the data alone: on other samples a pre-activation may be negat
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import Any
@@ -15,7 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from regx.compaction import recipe
+from regx.compaction import recipe, running
 from regx.compaction.compact import Compact, difference
 from regx.compaction.observed import Range, ranges
 from regx.compaction.recipe import Step
@@ -39,37 +40,34 @@ def fold(made: Compact, batches: Iterable[Tensor], tolerance: float = 1e-5) -> l
     """
     lines: list[str] = []
     refused: set[str] = set()
-    while True:
-        found = _next(made.model, batches, refused)
-        if found is None:
-            return lines
-        first, second, linear, rectified = found
-        before = _outputs(made.model, batches)
-        state = {name: value.clone() for name, value in made.model.state_dict().items()}
-        modules = {first: made.model.get_submodule(first), second: made.model.get_submodule(second)}
-        step, line = _fold(made.model, first, second, linear, rectified, batches)
-        if step is not None and difference(before, _outputs(made.model, batches)) <= tolerance:
-            made.recipe.append(asdict(step))
-            lines.append(line)
-            continue
-        refused.add(first)
-        for name, module in modules.items():
-            made.model.set_submodule(name, module)
-        if step is not None:
-            _restore(modules, state)
+    with running.undisturbed(made.model):
+        while (found := _next(made.model, batches, refused)) is not None:
+            first, second, linear, rectified = found
+            before = _outputs(made.model, batches)
+            modules = {name: made.model.get_submodule(name) for name in (first, second)}
+            copies = {name: copy.deepcopy(module) for name, module in modules.items()}
+            step, line = _fold(made.model, first, second, linear, rectified, batches)
+            if step is not None and _same(made.model, batches, before, tolerance):
+                made.recipe.append(asdict(step))
+                lines.append(line)
+                continue
+            refused.add(first)
+            for name, module in copies.items():
+                made.model.set_submodule(name, module)
+    return lines
 
 
-def _restore(modules: dict[str, nn.Module], state: dict[str, Tensor]) -> None:
-    for name, module in modules.items():
-        for own in ("weight", "bias"):
-            if f"{name}.{own}" in state:
-                setattr(module, own, nn.Parameter(state[f"{name}.{own}"]))
-        recipe.resize(module)
+def _same(model: nn.Module, batches: Iterable[Tensor], before: Tensor, tolerance: float) -> bool:
+    try:
+        return difference(before, _outputs(model, batches)) <= tolerance
+    except Exception:  # whatever the model's own code raises where it needs the units that are gone
+        return False
 
 
 def _next(model: nn.Module, batches: Iterable[Tensor], refused: set[str]) -> tuple[str, str, Tensor, bool] | None:
     """The first pair of layers to fold: their names, which units are linear, whether a rectifier reads the second."""
-    seen, measured = trace(model, next(iter(batches))), ranges(model, batches)
+    seen = trace(model, *running.sample(model, (next(iter(batches)),)))
+    measured = ranges(model, batches)
     classes, kept = seen.book.classes()
     owners: dict[int, set[str]] = {}
     for name, dims in seen.tensors.items():
@@ -84,7 +82,9 @@ def _next(model: nn.Module, batches: Iterable[Tensor], refused: set[str]) -> tup
         atoms = seen.tensors[f"{name}.weight"][0]
         reader = by_input.get(tuple(classes[atoms])) if atoms is not None else None
         calls = _calls(seen, classes, atoms)
-        if reader is None or len(calls) != 1 or any(int(k) in kept for k in classes[atoms]):
+        if reader is None or not (reader.own and _used_once(seen, name) and _used_once(seen, reader.name)):
+            continue
+        if len(calls) != 1 or any(int(k) in kept for k in classes[atoms]):
             continue
         mine = {f"{name}.weight", f"{name}.bias", f"{reader.name}.weight"}
         if any(not owners[int(k)] <= mine for k in classes[atoms]):
@@ -96,6 +96,10 @@ def _next(model: nn.Module, batches: Iterable[Tensor], refused: set[str]) -> tup
         if bool(linear.all()) or int(linear.sum()) > enough:
             return name, reader.name, linear, len(_calls(seen, classes, reader.outputs)) == 1
     return None
+
+
+def _used_once(seen: Trace, name: str) -> bool:
+    return seen.uses[f"{name}.weight"] == 1 and seen.uses[f"{name}.bias"] <= 1
 
 
 def _calls(seen: Trace, classes: np.ndarray, atoms: Any) -> list[int]:
@@ -118,10 +122,9 @@ def _fold(
 ) -> tuple[Step | None, str]:
     a, b = model.get_submodule(first), model.get_submodule(second)
     assert isinstance(a, nn.Linear) and isinstance(b, nn.Linear)
-    with torch.no_grad():
-        if bool(linear.all()):
-            return _merge(model, first, second, a, b, rectified, batches)
-        return _reduce(model, first, second, a, b, linear, batches)
+    if bool(linear.all()):
+        return _merge(model, first, second, a, b, rectified, batches)
+    return _reduce(model, first, second, a, b, linear, batches)
 
 
 def _merge(
@@ -186,5 +189,4 @@ def _least(model: nn.Module, layer: nn.Module, of: Callable[[Tensor], Tensor], b
 
 
 def _outputs(model: nn.Module, batches: Iterable[Tensor]) -> Tensor:
-    with torch.no_grad():
-        return torch.cat([model(x) for x in batches])
+    return torch.cat([model(x) for x in batches])

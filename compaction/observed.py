@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from regx.compaction import running
 from regx.compaction.rules import RECTIFIERS
 from regx.compaction.tracing import trace
 
@@ -41,7 +42,7 @@ class _Watch(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
     def _note(self, x: Tensor) -> None:
-        by_channel = x.movedim(1, 0).flatten(1)
+        by_channel = x.movedim(1, 0).flatten(1) if x.dim() > 1 else x.reshape(1, -1)
         found = Range(by_channel.amin(1), by_channel.amax(1))
         if self.call == len(self.ranges):
             self.ranges.append(found)
@@ -52,23 +53,18 @@ class _Watch(TorchDispatchMode):
 
 
 def ranges(model: nn.Module, batches: Iterable[Tensor]) -> list[Range]:
-    """The range of the inputs of every rectifier (ReLU) over some data, in evaluation mode.
+    """The range of the inputs of every rectifier (ReLU) over some data, in evaluation mode; numbers are one channel.
 
     Args:
         model: the model; channels are dimension 1 of what its rectifiers read.
         batches: inputs, (N, ...).
     """
     watch = _Watch()
-    training = model.training
-    model.eval()
-    try:
-        with torch.no_grad():
-            for x in batches:
-                watch.call = 0
-                with watch:
-                    model(x)
-    finally:
-        model.train(training)
+    with running.undisturbed(model):
+        for x in batches:
+            watch.call = 0
+            with watch:
+                model(x)
     return watch.ranges
 
 
@@ -85,11 +81,13 @@ def zero_dead(model: nn.Module, batches: Iterable[Tensor]) -> int:
         How many inputs of layers were zeroed that had weights before.
     """
     found = ranges(model, batches)
-    seen = trace(model, next(iter(batches)), alive={call: of.high > 0 for call, of in enumerate(found)})
+    sample = running.sample(model, (next(iter(batches)),))
+    seen = trace(model, *sample, alive={call: of.high > 0 for call, of in enumerate(found)})
     zeroed = 0
     with torch.no_grad():
         for reader in seen.readers:
-            if reader.layer is None:
+            # Of two calls of a layer one may read a unit that is dead, and the other one that is not.
+            if reader.layer is None or seen.uses[f"{reader.name}.weight"] > 1:
                 continue
             weight = reader.layer.weight.transpose(0, 1) if reader.transposed else reader.layer.weight
             dead = reader.constant == 0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -13,6 +12,8 @@ from torch import Tensor, nn
 from regx.compaction.seen import Layer, Reader, Trace
 
 Bools = NDArray[np.bool_]
+# A constant that stands for others is at least this share of the largest of them.
+SMALLEST = 1e-3
 
 
 @dataclass(frozen=True)
@@ -37,13 +38,11 @@ class Plan:
     Attributes:
         classes: class of every atom.
         gone: class -> whether it goes.
-        kept: class -> why it must stay, where it must.
         merges: constants that go into another channel.
     """
 
     classes: NDArray[np.int64]
     gone: Bools
-    kept: dict[int, str]
     merges: list[Merge]
 
     def keeps(self, atoms: NDArray[np.int64]) -> Bools:
@@ -61,27 +60,30 @@ def plan(trace: Trace) -> Plan:
     for reader in trace.readers:
         read[classes[reader.inputs]] = True
     stay |= ~read
-    calls = Counter(reader.name for reader in trace.readers)
-    maps = [_Map(reader, classes, once=calls[reader.name] == 1) for reader in trace.readers]
+    maps = [_Map(reader, classes, _takes_constants(trace, reader)) for reader in trace.readers]
     while True:
         gone = _without_use(maps, stay)
         forced, merges = _merges(maps, gone)
         forced |= _one_of_each(trace, classes, gone)
         if not forced.any():
-            return Plan(classes, gone, kept, merges)
+            return Plan(classes, gone, merges)
         stay |= forced
+
+
+def _takes_constants(trace: Trace, reader: Reader) -> bool:
+    """Whether the weight and the bias of a reader may change: nothing else reads them, not even another call."""
+    return reader.own and trace.uses[f"{reader.name}.weight"] == 1 and trace.uses[f"{reader.name}.bias"] <= 1
 
 
 class _Map:
     """A reader, by classes."""
 
-    def __init__(self, reader: Reader, classes: NDArray[np.int64], once: bool) -> None:
+    def __init__(self, reader: Reader, classes: NDArray[np.int64], can_fold: bool) -> None:
         self.inputs, self.outputs = classes[reader.inputs], classes[reader.outputs]
         used = (reader.weight != 0).flatten(2).any(2) if reader.weight.dim() > 2 else reader.weight != 0
         self.used: Bools = used.cpu().numpy()  # (O, I)
         self.constant = reader.constant.cpu().double().numpy()
         self.padded = reader.padded
-        can_fold = reader.layer is not None and once  # what one call adds to the bias would be wrong for another
         known = ~np.isnan(self.constant) & np.isfinite(self.constant)
         self.removable: Bools = known & (can_fold | (self.constant == 0))
 
@@ -110,9 +112,9 @@ def _merges(maps: list[_Map], gone: Bools) -> tuple[Bools, list[Merge]]:
         lost = gone[item.inputs] & live & (item.constant != 0)
         if not lost.any():
             continue
-        # A channel that stays anyway will do, if it holds a constant; else the largest constant, for precision.
-        known = item.removable & (item.constant != 0)
-        staying = known & (~gone | forced)[item.inputs]
+        # A channel that stays anyway will do, if its constant is not too small to stand for others; else the largest.
+        least = SMALLEST * np.abs(item.constant[lost]).max()
+        staying = item.removable & (np.abs(item.constant) > least) & (~gone | forced)[item.inputs]
         among = np.flatnonzero(staying if staying.any() else lost)
         channel = int(among[np.abs(item.constant[among]).argmax()])
         forced[item.inputs[channel]] |= gone[item.inputs[channel]]

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.conv import _ConvNd, _ConvTransposeNd
 
 from regx.compaction import blocks
-from regx.errors import RunFailed
+from regx.errors import RunFailed, UserError
 
 # Tensor -> dimension -> indices that stay.
 Cuts = dict[str, dict[int, list[int]]]
@@ -51,8 +51,8 @@ def apply(model: nn.Module, steps: list[dict[str, Any]]) -> nn.Module:
     Raises:
         RunFailed: the recipe is another model's.
     """
-    for step in steps:
-        try:
+    try:
+        for step in steps:
             for drop in step["dropped"]:
                 blocks.drop(model, blocks.Drop(**drop))
             for name in step["replaced"]:
@@ -61,8 +61,8 @@ def apply(model: nn.Module, steps: list[dict[str, Any]]) -> nn.Module:
                 add_bias(model.get_submodule(name))
             reshape(model, step["shapes"])
             cut(model, step["cuts"])
-        except (AttributeError, KeyError, IndexError, TypeError) as error:
-            raise RunFailed(f"the removal recipe is of another model: {error}") from error
+    except (AttributeError, KeyError, IndexError, TypeError, UserError) as error:
+        raise RunFailed(f"the removal recipe is of another model: {error}") from error
     return model
 
 
@@ -116,23 +116,30 @@ def follow(tensors: dict[str, Tensor], steps: list[dict[str, Any]]) -> dict[str,
         steps: the recipe.
 
     Returns:
-        The same, cut; those of parameters that are gone are left out.
+        The same, cut; those of parameters whose numbers are new are left out, those of removed branches are not.
     """
     for step in steps:
         tensors = {
             name: selected(x, step["cuts"][name]) if name in step["cuts"] and x.dim() else x
             for name, x in tensors.items()
+            if name not in step["shapes"]
         }
     return tensors
 
 
 def resize(module: nn.Module) -> None:
     """Puts right the sizes that a module has noted beside its tensors."""
-    weight = getattr(module, "weight", None)
-    if isinstance(module, nn.Linear):
-        module.out_features, module.in_features = module.weight.shape
+    own = module._parameters
+    weight = own.get("weight") if own.get("weight") is not None else own.get("weight_orig")  # torch.nn.utils.prune
+    if isinstance(module, _NormBase):
+        known = module.running_mean if weight is None else weight
+        module.num_features = len(known) if isinstance(known, Tensor) else module.num_features
+    elif weight is None:
+        return
+    elif isinstance(module, nn.Linear):
+        module.out_features, module.in_features = weight.shape
     elif isinstance(module, _ConvNd):
-        rows, columns = module.weight.shape[:2]
+        rows, columns = weight.shape[:2]
         if isinstance(module, _ConvTransposeNd):
             rows, columns = columns, rows
         if module.groups > 1:  # whole groups go
@@ -140,8 +147,5 @@ def resize(module: nn.Module) -> None:
             module.groups = rows // per_group
             columns *= module.groups
         module.out_channels, module.in_channels = rows, columns
-    elif isinstance(module, _NormBase):
-        known = weight if isinstance(weight, Tensor) else module.running_mean
-        module.num_features = len(known) if isinstance(known, Tensor) else module.num_features
     elif isinstance(module, nn.PReLU):
-        module.num_parameters = module.weight.numel()
+        module.num_parameters = weight.numel()

@@ -3,110 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
 from regx.compaction.atoms import Atoms
-from regx.compaction.seen import Addition, Dims, Layer, Reader, State, Trace
+from regx.compaction.passes import Call, Pass
+from regx.compaction.seen import Addition, Dims, Reader, State
 
 aten = torch.ops.aten
-
-
-@dataclass(frozen=True)
-class Call:
-    """An operation that was called.
-
-    Attributes:
-        func: the operation.
-        args: what it was given.
-        kwargs: what it was given by name.
-        tensors: the tensors among that.
-        states: what was known of them.
-        outputs: the tensors that came out.
-    """
-
-    func: Any
-    args: Any
-    kwargs: Any
-    tensors: list[Tensor]
-    states: list[State]
-    outputs: list[Tensor]
-
-    @property
-    def packet(self) -> Any:
-        """The operation, whatever the types of what it was given."""
-        return self.func.overloadpacket
-
-    @property
-    def computed(self) -> bool:
-        """Whether the network's input had a part in it."""
-        return any(state.computed for state in self.states)
-
-
-class Pass:
-    """What is known so far in a pass through a model.
-
-    Args:
-        model: the model.
-        alive: number of a call of a rectifier -> (C,) which of its channels are not constant on the data.
-    """
-
-    def __init__(self, model: nn.Module, alive: dict[int, Tensor]) -> None:
-        self.trace = Trace()
-        self.alive = alive
-        self.old: dict[int, Tensor] = {}  # what the present operation writes over
-        self.stack: list[str] = [""]  # names of the modules that the pass is in
-        self.added: dict[str, int] = {}  # tensors added so far, by module
-        self.origin: dict[int, int] = {}  # a transposed weight -> the parameter
-        self._states: dict[int, tuple[Tensor, State]] = {}  # tensors are kept alive, as their ids would be given away
-        self._names = {id(module): name for name, module in model.named_modules()}
-        self.layers: dict[int, tuple[str, Layer]] = {}  # a weight -> its layer
-        for name, module in model.named_modules():
-            if isinstance(module, Layer):
-                self.layers.setdefault(id(module.weight), (name, module))
-        self.stored = {id(x): name for name, x in [*model.named_parameters(), *model.named_buffers()]}
-
-    def enter(self, module: nn.Module) -> str:
-        """Notes that the pass is now in a module, and returns its name."""
-        self.stack.append(self._names.get(id(module), self.stack[-1]))
-        self.added[self.stack[-1]] = 0
-        return self.stack[-1]
-
-    def where(self) -> str:
-        """The module that the pass is in, for messages."""
-        return f"module {self.stack[-1]!r}" if self.stack[-1] else "the network"
-
-    def set(self, tensor: Tensor, dims: Dims, unknown: Tensor, computed: bool) -> None:
-        """Notes what is known of a tensor."""
-        self._states[id(tensor)] = tensor, State(dims, unknown, computed)
-
-    def state(self, tensor: Tensor) -> State:
-        """What is known of a tensor; a parameter that is met for the first time gets its atoms."""
-        if id(tensor) not in self._states:
-            dims: Dims = (None,) * tensor.dim()
-            if id(tensor) in self.stored:
-                dims = tuple(self.trace.book.new(size) if size > 1 else None for size in tensor.shape)
-                self.trace.tensors[self.stored[id(tensor)]] = dims
-            self.set(tensor, dims, torch.zeros_like(tensor, dtype=torch.bool), False)
-        return self._states[id(tensor)][1]
-
-    def fixed(self, number: int, reason: str) -> Atoms:
-        """Atoms of a dimension that cannot change, for where there must be some."""
-        atoms = self.trace.book.new(number)
-        self.trace.book.keep(atoms, reason)
-        return atoms
-
-    def written(self, tensor: Tensor) -> None:
-        """A tensor was written into: of others that share its memory nothing is known any more."""
-        storage = tensor.untyped_storage().data_ptr()
-        for key, (x, state) in list(self._states.items()):
-            if x is not tensor and x.untyped_storage().data_ptr() == storage and key not in self.stored:
-                self._states[key] = x, State(state.dims, torch.ones_like(state.unknown), True)
 
 
 def name(packet: Any) -> str:
@@ -116,19 +24,23 @@ def name(packet: Any) -> str:
 
 def note(seen: Pass, call: Call) -> None:
     """Notes what an operation has done."""
-    rule = _rule(call)
-    if not call.computed and rule is _anything:  # made of parameters and numbers alone
-        for y in call.outputs:
-            seen.set(y, (None,) * y.dim(), torch.zeros_like(y, dtype=torch.bool), False)
-    else:
-        rule(seen, call)
-    if call.func._schema.is_mutable and call.computed:
+    _rule(call)(seen, call)
+    if call.func._schema.is_mutable and (call.computed or _random(call)):
         for y in call.outputs:
             seen.written(y)
 
 
+def hold(seen: Pass, packet: Any, states: list[State]) -> None:
+    """Notes that all channels of what an operation is given stay."""
+    for state in states:
+        for atoms in state.dims:
+            seen.trace.book.keep(atoms, f"{name(packet)} in {seen.where()}")
+
+
 def _rule(call: Call) -> Callable[[Pass, Call], None]:
     packet = call.packet
+    if _random(call) or any(x.is_complex() for x in (*call.tensors, *call.outputs)):
+        return _anything
     if packet in _RULES:
         return _RULES[packet]
     if packet in (aten.mean, aten.sum, aten.amax, aten.amin) and any(
@@ -140,13 +52,16 @@ def _rule(call: Call) -> Callable[[Pass, Call], None]:
     return _anything
 
 
+def _random(call: Call) -> bool:
+    return torch.Tag.nondeterministic_seeded in call.func.tags
+
+
 def _anything(seen: Pass, call: Call) -> None:
     """An operation that is not understood: its inputs are kept as they are, its outputs may be anything."""
-    for state in call.states:
-        for atoms in state.dims:
-            seen.trace.book.keep(atoms, f"{name(call.packet)} in {seen.where()}")
+    hold(seen, call.packet, call.states)
+    changes = call.computed or _random(call)  # else it is made of parameters and numbers alone
     for y in call.outputs:
-        seen.set(y, (None,) * y.dim(), torch.ones_like(y, dtype=torch.bool), call.computed)
+        seen.set(y, (None,) * y.dim(), torch.full_like(y, changes, dtype=torch.bool), changes)
 
 
 def _fresh(seen: Pass, call: Call) -> None:
@@ -158,6 +73,12 @@ def _fresh(seen: Pass, call: Call) -> None:
 def _move(seen: Pass, call: Call) -> None:
     """Numbers are moved, not changed: what holds for a tensor holds for what becomes of it."""
     x, state = call.args[0], call.states[0]
+    if call.outputs[0].dtype != x.dtype and call.packet is aten.view:  # the same bits as other numbers
+        return _anything(seen, call)
+    if call.packet is aten.squeeze:  # of a single channel that is left it would remove the dimension
+        over = call.args[1] if len(call.args) > 1 else range(x.dim())
+        for k in (over,) if isinstance(over, int) else over:
+            seen.trace.book.keep(state.dims[k], f"aten.squeeze in {seen.where()}")
     dims: list[list[Atoms | None]] = [[None] * y.dim() for y in call.outputs]
     for k, atoms in enumerate(state.dims):
         if atoms is None:
@@ -167,16 +88,18 @@ def _move(seen: Pass, call: Call) -> None:
         numbers = torch.as_tensor(atoms, device=x.device).view(shape).expand(x.shape)
         for y, moved in enumerate(tree_leaves(_again(call, numbers))):
             place = _varies_along(moved)
+            found = _numbers_along(moved, place)
             # A part of the channels is found by its place, which is another when some of them are gone.
-            part = call.packet in _PARTS and (place is None or place < 0 or moved.shape[place] != len(atoms))
-            if place is None or place < 0 or part or dims[y][place] is not None:
+            part = call.packet in _PARTS and found is not None and not np.array_equal(found, atoms)
+            if place is None or found is None or part or dims[y][place] is not None:
                 seen.trace.book.keep(atoms, reason)
             else:
-                dims[y][place] = moved.movedim(place, 0).reshape(moved.shape[place], -1)[:, 0].cpu().numpy()
+                dims[y][place] = found
     if call.packet in (aten.t, aten.transpose) and id(x) in seen.stored:
         seen.origin[id(call.outputs[0])] = id(x)
-    for y, mask, found in zip(call.outputs, tree_leaves(_again(call, state.unknown)), dims, strict=True):
-        seen.set(y, tuple(found), mask, state.computed)
+    for y, mask, own in zip(call.outputs, tree_leaves(_again(call, state.unknown)), dims, strict=True):
+        seen.set(y, tuple(own), mask, state.computed)
+    return None
 
 
 def _again(call: Call, x: Tensor) -> Any:
@@ -186,21 +109,23 @@ def _again(call: Call, x: Tensor) -> Any:
         return x
     if packet in (aten.view, aten._unsafe_view):  # whatever the layout in memory
         return x.reshape(*call.args[1:])
-    if packet is aten.as_strided_:
-        func = aten.as_strided.default
     return func(x, *call.args[1:], **call.kwargs)
 
 
 def _varies_along(numbers: Tensor) -> int | None:
-    """The only dimension along which the numbers vary; -1 where they are all the same, None where several."""
+    """The only dimension along which the numbers vary; None where they are all the same, or vary along several."""
     found = [k for k in range(numbers.dim()) if numbers.shape[k] > 1 and (numbers != numbers.narrow(k, 0, 1)).any()]
-    if not found:
-        return -1
     return found[0] if len(found) == 1 else None
 
 
+def _numbers_along(numbers: Tensor, place: int | None) -> Atoms | None:
+    if place is None:
+        return None
+    return numbers.movedim(place, 0).reshape(numbers.shape[place], -1)[:, 0].cpu().numpy()
+
+
 def _cat(seen: Pass, call: Call) -> None:
-    tensors = [x for x in call.args[0] if x.numel()]
+    tensors = [x for x in call.args[0] if x.numel()] or call.args[0]
     y = call.outputs[0]
     dim = (call.args[1] if len(call.args) > 1 else call.kwargs.get("dim", 0)) % y.dim()
     states, reason = [seen.state(x) for x in tensors], f"joined in {seen.where()}"
@@ -222,6 +147,8 @@ def _cat(seen: Pass, call: Call) -> None:
 def _pointwise(seen: Pass, call: Call) -> None:
     """Every number by itself: channels that meet are tied; a product with zero is zero."""
     packet, y = call.packet, call.outputs[0]
+    if torch.broadcast_shapes(*(x.shape for x in call.tensors)) != y.shape:
+        return _anything(seen, call)
     dims: list[Atoms | None] = [None] * y.dim()
     pairs = list(zip(call.tensors, call.states, strict=True))
     for k in range(1, y.dim() + 1):
@@ -237,30 +164,37 @@ def _pointwise(seen: Pass, call: Call) -> None:
             unknown &= state.unknown | (seen.old.get(id(x), x) != 0)
     if packet in RECTIFIERS:
         alive = seen.alive.get(len(seen.trace.rectifiers))
-        if alive is not None:
+        if alive is not None and y.dim() > 1:
             unknown &= alive.to(y.device).view(1, -1, *[1] * (y.dim() - 2))
         seen.trace.rectifiers.append(dims[1] if y.dim() > 1 else None)
     if packet in (aten.add, aten.add_) and len(pairs) == 2:
-        _addition(seen, [seen.old.get(id(x), x) for x in call.tensors], call.states)
+        _addition(seen, call)
     seen.set(y, tuple(dims), unknown, call.computed)
+    return None
 
 
-def _addition(seen: Pass, tensors: list[Tensor], states: list[State]) -> None:
+def _addition(seen: Pass, call: Call) -> None:
     module = seen.stack[-1]
-    place = seen.added.get(module, 0)
-    seen.added[module] = place + 1
-    if tensors[0].shape != tensors[1].shape or not all(state.computed for state in states):
+    place = seen.trace.sums.get(module, 0)
+    seen.trace.sums[module] = place + 1
+    (first, second), y = (seen.old.get(id(x), x) for x in call.tensors), call.outputs[0]
+    if first.shape != second.shape or not all(state.computed for state in call.states):
         return
-    for side in (0, 1):
-        if not states[side].unknown.any():
-            seen.trace.additions.append(Addition(module, place, side, _by_channel(tensors[side])))
+    if call.kwargs or not first.dtype == second.dtype == y.dtype:  # a multiple of the second
+        return
+    for side, x in ((0, first), (1, second)):
+        if not call.states[side].unknown.any():
+            seen.trace.additions.append(Addition(module, place, side, _by_channel(x, call.states[side].dims)))
             return
 
 
-def _by_channel(x: Tensor) -> Tensor | None:
-    """(C,) the values of (1, C, ...) where all positions agree; else None."""
-    values = x[0].reshape(x.shape[1], -1) if x.dim() > 1 else x[:, None]
-    return values[:, 0].clone() if (values == values[:, :1]).all() else None
+def _by_channel(x: Tensor, dims: Dims) -> Tensor | None:
+    """The numbers of a tensor along its channels, of size 1 elsewhere; None where they vary there too."""
+    for k in range(x.dim()):
+        if (x == x.narrow(k, 0, 1)).all():
+            x = x.narrow(k, 0, 1)
+    vary = [k for k in range(x.dim()) if x.shape[k] > 1]
+    return x.clone() if len(vary) <= 1 and all(dims[k] is not None for k in vary) else None
 
 
 def _norm(seen: Pass, call: Call) -> None:
@@ -272,8 +206,10 @@ def _norm(seen: Pass, call: Call) -> None:
             seen.trace.book.tie(state.dims[1], seen.state(vector).dims[0], f"normalised in {seen.where()}")
     by_channel = (1, -1, *[1] * (x.dim() - 2))
     unknown = state.unknown
-    if len(call.args) > 5 and call.args[5] is True and x.dim() > 2:  # with statistics of the batch
-        unknown = unknown.flatten(2).any(2).view(by_channel).expand_as(x)
+    if len(call.args) > 5 and call.args[5] is True:  # with statistics of the batch
+        for atoms in (state.dims[0], *state.dims[2:]):
+            seen.trace.book.keep(atoms, f"normalised in {seen.where()}")
+        unknown = unknown.movedim(1, 0).flatten(1).any(1).view(by_channel).expand_as(x)
     if weight is not None:
         unknown = unknown & (weight != 0).view(by_channel)
     y, *others = call.outputs
@@ -283,13 +219,16 @@ def _norm(seen: Pass, call: Call) -> None:
 
 
 def _pool(seen: Pass, call: Call) -> None:
-    """Every channel of (N, C, ...) by itself."""
+    """Every channel by itself, over the last one, two or three dimensions, which are positions."""
     state, y = call.states[0], call.outputs[0]
     masks = tree_leaves(call.func(state.unknown.float(), *call.args[1:], **call.kwargs))
-    dims = tuple(a if y.shape[k] == call.args[0].shape[k] else None for k, a in enumerate(state.dims))
-    for k, atoms in enumerate(state.dims):
-        if dims[k] is None:
-            seen.trace.book.keep(atoms, f"{name(call.packet)} in {seen.where()}")
+    if call.packet is aten.constant_pad_nd:
+        over = {y.dim() - 1 - k // 2 for k, size in enumerate(call.args[1]) if size}
+    else:
+        over = set(range(y.dim())[-next(int(c) for c in name(call.packet) if c.isdigit()) :])
+    for k in over:
+        seen.trace.book.keep(state.dims[k], f"{name(call.packet)} in {seen.where()}")
+    dims = tuple(None if k in over else atoms for k, atoms in enumerate(state.dims))
     seen.set(y, dims, masks[0] != 0, state.computed)
     for other in call.outputs[1:]:  # places of maxima
         seen.set(other, dims, torch.ones_like(other, dtype=torch.bool), state.computed)
@@ -311,8 +250,10 @@ def _reduce(seen: Pass, call: Call) -> None:
 def _convolution(seen: Pass, call: Call) -> None:
     x, weight, bias, stride, padding, dilation, transposed, output_padding, groups = call.args
     of_x, of_weight, y = seen.state(x), seen.state(weight), call.outputs[0]
-    if of_weight.unknown.any():
+    if of_weight.computed or (bias is not None and seen.state(bias).computed):
         return _anything(seen, call)
+    for atoms in (*of_x.dims[2:], *of_weight.dims[2:]):  # channels where positions should be
+        seen.trace.book.keep(atoms, f"convolved in {seen.where()}")
     outputs = of_weight.dims[1 if transposed else 0]
     if of_x.unknown.all() and not transposed:
         unknown = (weight != 0).flatten(1).any(1).view(1, -1, *[1] * (y.dim() - 2)).expand_as(y)
@@ -322,12 +263,13 @@ def _convolution(seen: Pass, call: Call) -> None:
     if groups == 1:
         w = weight.transpose(0, 1) if transposed else weight
         seen.trace.book.tie(of_x.dims[1], of_weight.dims[0 if transposed else 1], f"convolved in {seen.where()}")
-        _read(seen, x, 1, w, id(weight), outputs, y, padded=bool(np.any(padding)) or transposed, transposed=transposed)
+        padded = bool(np.any(padding)) or transposed
+        _read(seen, x, w, id(weight), outputs, y, padded=padded, transposed=transposed)
     else:
         outputs = _in_groups(seen, call, of_x.dims[1], of_weight.dims)
     if bias is not None:
         seen.trace.book.tie(outputs, seen.state(bias).dims[0], f"convolved in {seen.where()}")
-    seen.set(y, (None, outputs, *[None] * (y.dim() - 2)), unknown, of_x.computed)
+    seen.set(y, (of_x.dims[0], outputs, *[None] * (y.dim() - 2)), unknown, of_x.computed)
     return None
 
 
@@ -335,7 +277,8 @@ def _in_groups(seen: Pass, call: Call, inputs: Atoms | None, dims: Dims) -> Atom
     """A grouped convolution: a group goes as a whole, its inputs with its outputs. Returns the atoms of the outputs."""
     reason, groups, transposed = f"convolved in groups in {seen.where()}", call.args[8], call.args[6]
     outputs = dims[0]
-    if transposed or inputs is None or outputs is None:
+    # Elsewhere than in a layer, whose number of groups is put right, it is a number in somebody's code.
+    if transposed or inputs is None or outputs is None or not seen.layer(id(call.args[1]))[2]:
         for atoms in (inputs, *dims):
             seen.trace.book.keep(atoms, reason)
         outputs = None
@@ -353,13 +296,14 @@ def _in_groups(seen: Pass, call: Call, inputs: Atoms | None, dims: Dims) -> Atom
 
 def _product(seen: Pass, call: Call) -> None:
     """A matrix product with a known matrix is a linear layer; of two unknown ones everything is kept."""
-    bias, x, weight = call.args if call.packet is aten.addmm else (None, *call.args)
+    bias, x, weight = call.args[:3] if call.packet is aten.addmm else (None, *call.args[:2])
     of_x, of_weight, y = seen.state(x), seen.state(weight), call.outputs[0]
-    if of_weight.unknown.any():
+    plain = bias is None or (bias.dim() == 1 and not seen.state(bias).computed and not call.kwargs)
+    if of_weight.computed or not plain:
         return _anything(seen, call)
     reason, outputs = f"multiplied in {seen.where()}", of_weight.dims[1]
     seen.trace.book.tie(of_x.dims[1], of_weight.dims[0], reason)
-    _read(seen, x, 1, weight.t(), seen.origin.get(id(weight), 0), outputs, y)
+    _read(seen, x, weight.t(), seen.origin.get(id(weight), 0), outputs, y)
     if bias is not None:
         seen.trace.book.tie(outputs, seen.state(bias).dims[-1], reason)
     unknown = of_x.unknown.float() @ (weight != 0).float() > 0
@@ -370,7 +314,6 @@ def _product(seen: Pass, call: Call) -> None:
 def _read(
     seen: Pass,
     x: Tensor,
-    dim: int,
     weight: Tensor,
     source: int,
     outputs: Atoms | None,
@@ -379,25 +322,27 @@ def _read(
     padded: bool = False,
     transposed: bool = False,
 ) -> None:
-    """Notes a linear map with the weight (O, I, ...), whose own tensor has the id `source`."""
+    """Notes a linear map of dimension 1 with the weight (O, I, ...), whose own tensor has the id `source`."""
     state = seen.state(x)
-    inputs = state.dims[dim]
-    if not state.computed:
+    inputs = state.dims[1]
+    if not state.computed:  # a parameter is read as channels are, so its channels may go nowhere
+        seen.trace.book.keep(inputs, f"a parameter that is read in {seen.where()}")
         return
+    applied = x.numel() // weight.shape[1] if transposed else y.numel() // weight.shape[0]
+    positions = applied // seen.samples
     if inputs is None:
         outputs = seen.fixed(weight.shape[0], f"in {seen.where()}") if outputs is None else outputs
-        seen.trace.others.append((outputs, weight[0].numel() * (y.numel() // weight.shape[0])))
+        seen.trace.others.append((outputs, weight[0].numel() * positions))
         return
-    values = x.movedim(dim, 0).reshape(len(inputs), -1)
-    unknown = state.unknown.movedim(dim, 0).reshape(len(inputs), -1).any(1)
+    values = x.movedim(1, 0).flatten(1)
+    unknown = state.unknown.movedim(1, 0).flatten(1).any(1)
     same = (values == values[:, :1]).all(1)
     constant = torch.where(same & ~unknown, values[:, 0], torch.nan)
-    layer_name, layer = seen.layers.get(source, (seen.stack[-1], None))
+    layer_name, layer, own = seen.layer(source)
     if outputs is None:
         outputs = seen.fixed(weight.shape[0], f"a single output of {seen.where()}")
-    positions = y.numel() // weight.shape[0]
     seen.trace.readers.append(
-        Reader(layer_name, layer, weight.detach(), transposed, inputs, outputs, constant, padded, positions)
+        Reader(layer_name, layer, own, weight.detach(), transposed, inputs, outputs, constant, padded, positions)
     )
 
 
@@ -405,7 +350,7 @@ def _read(
 _PARTS = {aten.slice, aten.select, aten.split, aten.split_with_sizes, aten.unbind, aten.roll}
 _MOVES = _PARTS | {
     aten.view, aten._unsafe_view, aten.t, aten.transpose, aten.permute, aten.expand, aten.squeeze, aten.unsqueeze,
-    aten.clone, aten.detach, aten.alias, aten._to_copy, aten.lift_fresh, aten.as_strided_, aten.flip, aten.repeat,
+    aten.clone, aten.detach, aten.alias, aten._to_copy, aten.lift_fresh, aten.flip, aten.repeat,
     aten.pixel_shuffle, aten.pixel_unshuffle,
 }  # fmt: skip
 _POOLS = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -34,6 +35,7 @@ class Reader:
     Attributes:
         name: of the layer, or of the module that the operation is in.
         layer: the linear or convolutional module whose weight it is; None for a weight without a module of its own.
+        own: whether it is read by the layer's own forward method, so that a constant may go into the layer's bias.
         weight: (O, I, ...), a view of `layer.weight`.
         transposed: whether the weight of the layer is (I, O, ...).
         inputs: atoms of the I channels; a channel of several positions may come several times.
@@ -45,6 +47,7 @@ class Reader:
 
     name: str
     layer: Layer | None
+    own: bool
     weight: Tensor
     transposed: bool
     inputs: Atoms
@@ -62,7 +65,8 @@ class Addition:
         module: name of the module in whose forward pass it is.
         place: how many tensors were added in that forward pass before.
         side: which operand is the constant one.
-        constant: (C,) its value; None where it differs between positions.
+        constant: its value, of size 1 where it does not vary, (1, C, 1, 1) say; None where it differs between
+            positions.
     """
 
     module: str
@@ -81,6 +85,8 @@ class Trace:
         readers: the linear maps.
         others: of the maps whose inputs cannot change: atoms of the outputs, and multiply-adds per output channel.
         rectifiers: for every call of a ReLU the atoms of the channels (dimension 1) that it reads.
+        uses: name of a parameter or buffer -> how many operations read it.
+        sums: name of a module -> how often two tensors were added in its last forward pass.
         additions: sums with a constant side, in the order of the pass.
         constant: whether the network's output is the same for every input.
     """
@@ -90,5 +96,7 @@ class Trace:
     readers: list[Reader] = field(default_factory=list)
     others: list[tuple[Atoms, int]] = field(default_factory=list)
     rectifiers: list[Atoms | None] = field(default_factory=list)
+    uses: Counter[str] = field(default_factory=Counter)
+    sums: dict[str, int] = field(default_factory=dict)
     additions: list[Addition] = field(default_factory=list)
     constant: bool = False

@@ -1,6 +1,6 @@
 """One pass through a network that notes which channels belong together, and which hold a constant.
 
-The network is run once, on one sample, in evaluation mode; every operation that PyTorch dispatches is seen, whatever
+The network is run once, on two samples, in evaluation mode; every operation that PyTorch dispatches is seen, whatever
 module, function or hook it comes from. So there is no table of models, and what is not understood is kept.
 
 Of every tensor it is known
@@ -15,56 +15,47 @@ zeros is its bias, and a batch normalisation with weight 0 returns its own bias.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map_only
+from torch.utils._pytree import tree_leaves
 
-from regx.compaction import rules
-from regx.compaction.rules import Call, Pass
+from regx.compaction import rules, running
+from regx.compaction.passes import Call, Pass
 from regx.compaction.seen import Trace
 from regx.errors import UserError
 
 
-def trace(model: nn.Module, *inputs: Any, alive: dict[int, Tensor] | None = None) -> Trace:
+def trace(model: nn.Module, *inputs: Any, alive: dict[int, Tensor] | None = None, held: Collection[int] = ()) -> Trace:
     """Runs `model` once and notes what belongs together.
 
     Flags, buffers and the global random state stay as they are.
 
     Args:
         model: any model.
-        inputs: what it is called with; of tensors the first sample alone is used.
+        inputs: what it is called with, as `running.sample` gives it: several samples, but few.
         alive: number of a call of a rectifier -> (C,) which of its channels were above 0 on some data: the others
             count as constants (0). Without it nothing is believed about data.
+        held: numbers of operations all whose channels stay.
 
     Raises:
         UserError: the model decides by the numbers that it computes which way to go, so one pass does not show it, or
             it returns no tensor.
     """
-    seen = Pass(model, alive or {})
-    flags = {module: module.training for module in model.modules()}
-    devices = {x.device.index for x in model.parameters() if x.device.type == "cuda"}
+    seen = Pass(model, running.rows(inputs), alive or {})
     calls: Counter[str] = Counter()
-    try:
-        model.eval()
-        with torch.random.fork_rng(devices), torch.no_grad(), _following(seen, calls):
-            sample = tree_map_only(Tensor, lambda x: x[:1].clone(), inputs)
-            for x in tree_leaves(sample):
-                if isinstance(x, Tensor):
-                    seen.set(x, (None,) * x.dim(), torch.ones_like(x, dtype=torch.bool), True)
-            with _Mode(seen):
-                outputs = model(*sample)
-    finally:
-        for module, flag in flags.items():
-            module.training = flag
+    given = running.copies(inputs)
+    for x in tree_leaves(given):
+        if isinstance(x, Tensor):
+            seen.set(x, (None,) * x.dim(), torch.ones_like(x, dtype=torch.bool), True)
+    with running.undisturbed(model), _following(seen, calls), _Mode(seen, held):
+        outputs = model(*given)
     found = seen.trace
-    states = [seen.state(x) for x in tree_leaves(outputs) if isinstance(x, Tensor)]
-    if not states:
-        raise UserError(f"the network returns {type(outputs).__name__}, in which there is no tensor")
+    states = [seen.state(x) for x in running.tensors(outputs)]
     for state in states:
         for atoms in state.dims:
             found.book.keep(atoms, "the network's output")
@@ -97,20 +88,25 @@ def _following(seen: Pass, calls: Counter[str]) -> Iterator[None]:
 class _Mode(TorchDispatchMode):
     """Lets every operation be noted."""
 
-    def __init__(self, seen: Pass) -> None:
+    def __init__(self, seen: Pass, held: Collection[int]) -> None:
         super().__init__()
         self._seen = seen
+        self._held = held
+        self._count = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         seen, packet = self._seen, func.overloadpacket
         tensors = [x for x in tree_leaves((args, kwargs)) if isinstance(x, Tensor)]
-        states = [seen.state(x) for x in tensors]
+        states = seen.use(tensors)
         if packet in rules.PYTHON_VALUES and any(bool(state.unknown.any()) for state in states):
             raise UserError(
                 f"{seen.where()} decides by the numbers that it computes ({rules.name(packet)}), so one pass does not "
                 "show what it does; it cannot be compacted"
             )
+        if self._count in self._held:
+            rules.hold(seen, packet, states)
+        self._count += 1
         # What an operation in place writes over is still needed.
         seen.old = {id(args[0]): args[0].clone()} if packet in (rules.aten.add_, rules.aten.mul_) else {}
         values = func(*args, **kwargs)

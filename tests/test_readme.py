@@ -14,6 +14,8 @@ from regx.cli.readme import updated
 
 ROOT = Path(__file__).resolve().parents[1]
 TEXT = (ROOT / "README.md").read_text()
+# Begins with a run that nobody has trained here; tests/cli/test_compact.py does.
+FROM = {"regx rectangular --from RUN/compact --epochs 20 --lr 0.001"}
 BASH = "".join(re.findall(r"```bash\n(.*?)```", TEXT, flags=re.DOTALL))
 
 
@@ -40,8 +42,15 @@ def test_the_loop_over_images_runs_as_printed(capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().out.startswith("tensor(")
 
 
+def test_compaction_does_what_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", TEXT, flags=re.DOTALL) if "compact(" in block)
+    exec(code, {})
+    wanted = code.rpartition("# ")[2].strip()
+    assert capsys.readouterr().out.strip() == wanted
+
+
 @pytest.mark.parametrize(
-    "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet) [^#\n]*)", TEXT, flags=re.MULTILINE)))
+    "line", sorted(set(re.findall(r"^(regx (?:rectangular|resnet) [^#\n]*)", TEXT, flags=re.MULTILINE)) - FROM)
 )
 def test_every_training_command_is_understood(line: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from regx.analysis import cost
-from regx.analysis.cost import LayerSize, Measured
+from regx.analysis.cost import Measured
+from regx.analysis.sizes import LayerSize, Size, by_layer
 from regx.errors import UserError
 from regx.regularizers.cost import layers
 from regx.training.trained import Trained, load
@@ -65,16 +66,18 @@ def test_peak_memory_on_cuda_is_the_closed_form() -> None:
 
 def test_counts_are_the_closed_forms(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU(), nn.Flatten(), nn.Linear(512, 5))
-    found = cost.measure({"net": model}, torch.randn(4, 3, 8, 8), repeats=3)["net"]
+    measured = cost.measure({"net": model}, torch.randn(4, 3, 8, 8), repeats=3)["net"]
+    found = measured.size
     assert found.layers == {
         "0": LayerSize(8, 8 * 27 + 8, 64 * 8 * 27),
         "4": LayerSize(5, 512 * 5 + 5, 512 * 5),
     }
+    assert found.channels == 8 + 5
     assert (found.parameters, found.macs) == (8 * 27 + 8 + 16 + 512 * 5 + 5, 64 * 8 * 27 + 512 * 5)
     torch.save(model.state_dict(), tmp_path / "weights.pt")
     # The name of a file is in the file.
-    assert found.file_bytes == pytest.approx((tmp_path / "weights.pt").stat().st_size, abs=1000)
-    assert (found.batch_size, len(found.seconds)) == (4, 3) and min(found.seconds) > 0
+    assert found.bytes == pytest.approx((tmp_path / "weights.pt").stat().st_size, abs=1000)
+    assert (measured.batch_size, len(measured.seconds)) == (4, 3) and min(measured.seconds) > 0
 
 
 class Noted(nn.Linear):
@@ -109,7 +112,7 @@ def test_networks_are_timed_in_turn_and_left_as_they_were() -> None:
 def test_speed_up_is_the_ratio_of_medians_with_the_quartiles_of_the_rounds() -> None:
     random = np.random.default_rng(0)
     slow, fast = random.uniform(2, 3, 21), random.uniform(1, 2, 21)
-    base, other = (Measured(0, 0, 0, 0, 8, tuple(seconds.tolist()), {}) for seconds in (slow, fast))
+    base, other = (Measured(Size(0, 0, 0, 0, {}), 0, 8, tuple(seconds.tolist())) for seconds in (slow, fast))
     wanted = [np.median(slow) / np.median(fast), *np.percentile(slow / fast, [25, 75])]
     assert other.speed_up(base) == pytest.approx(wanted)
     assert other.quartiles == pytest.approx(np.percentile(fast, [25, 75]))
@@ -139,8 +142,8 @@ def test_networks_of_a_masked_run(trained: Trained) -> None:
     widths = {name: layer.weight.shape for name, layer in layers(smaller).items()}
     assert widths == {"hidden.layer0": (4, 2), "hidden.layer1": (6, 4), "head": (1, 6)}
     measured = cost.measure(found.models, x[:2], repeats=1)
-    assert measured["dense"].file_bytes == measured["masked"].file_bytes
-    rows = cost.by_layer(measured["dense"], measured["compact"])
+    assert measured["dense"].size.bytes == measured["masked"].size.bytes
+    rows = by_layer(measured["dense"].size, measured["compact"].size)
     assert rows[0] == {
         "layer": "hidden.layer0",
         "channels": 6,

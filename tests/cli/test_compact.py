@@ -134,6 +134,7 @@ def test_mistakes_are_one_line(run: Path, capsys: pytest.CaptureFixture[str]) ->
         (str(run), "--threshold", "-1"): (2, "--threshold: -1 is out of bounds"),
         (str(run), "--threshold", "100"): (2, "the network returns the same for every input"),
         (str(run), "--out", "other"): (2, "--out: other is not empty"),
+        (str(run), "--out", "lonely.pt"): (1, "cannot write lonely.pt"),
         (str(run), "-f", "yaml"): (2, "'yaml' is not among table, json"),
     }
     for arguments, (code, message) in cases.items():

@@ -51,6 +51,9 @@ def test_two_linear_layers_are_one_product() -> None:
     assert isinstance(made.model.get_submodule("2"), nn.Identity)
     torch.testing.assert_close(merged.weight, third.weight @ second.weight)
     torch.testing.assert_close(merged.bias, third.weight @ second.bias + third.bias)
+    # What belongs to the old numbers, as an optimiser's moments do, does not belong to their product.
+    moments = recipe.follow({name: x.detach() for name, x in model.named_parameters()}, made.recipe)
+    assert {"0.weight", "0.bias"} <= moments.keys() and not moments.keys() & {"4.weight", "4.bias"}
 
 
 class Gated(nn.Module):
@@ -72,3 +75,49 @@ def test_units_that_several_layers_read_stay() -> None:
     data = torch.randn(50, 3).double()
     made = compact(model, data)
     assert linear.fold(made, [data]) == [] and made.recipe == []
+
+
+class Scaled(nn.Linear):
+    """Reads its weight twice, so no product may take its place."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        return super().forward(input) * self.weight.sum()
+
+
+@pytest.mark.parametrize("linear_units", [7, 6], ids=["two layers to one", "fewer units"])
+def test_what_is_refused_is_as_it_was(linear_units: int) -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(3, 7, bias=False).double()
+    first.weight.data.abs_()
+    first.weight.data[linear_units:] -= 1
+    model = nn.Sequential(first, nn.ReLU(), nn.Linear(7, 2, bias=False).double())
+    data = torch.rand(50, 3).double()
+    made = compact(model, data)
+    before = {name: value.clone() for name, value in made.model.state_dict().items()}
+    assert linear.fold(made, [data], tolerance=-1.0) == [] and made.recipe == []
+    after = made.model.state_dict()
+    assert after.keys() == before.keys() and all(torch.equal(after[name], before[name]) for name in before)
+    assert len(linear.fold(made, [data])) == 1
+    assert difference(outputs(model, data), outputs(made.model, data)) <= 1e-12
+
+
+def test_a_layer_that_is_more_than_a_product_stays() -> None:
+    torch.manual_seed(0)
+    first = nn.Linear(3, 7)
+    first.bias.data += 100
+    model = nn.Sequential(first, nn.ReLU(), Scaled(7, 2)).double()
+    data = torch.randn(50, 3).double()
+    made = compact(model, data)
+    assert linear.fold(made, [data]) == [] and isinstance(made.model.get_submodule("2"), Scaled)
+
+
+def test_dropout_does_not_disturb() -> None:
+    """The network may be in training, as it is left."""
+    torch.manual_seed(0)
+    first = nn.Linear(3, 7)
+    first.bias.data += 100
+    model = nn.Sequential(first, nn.ReLU(), nn.Dropout(0.5), nn.Linear(7, 2)).double().train()
+    data = torch.rand(50, 3).double()
+    made = compact(model, data)
+    assert len(linear.fold(made, [data])) == 1 and made.model.training
+    assert difference(outputs(model, data), outputs(made.model, data)) <= 1e-12
