@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from regx.analysis.parts import spread
 from regx.analysis.sizes import Size, by_layer, size
 from regx.compaction import linear, observed, pruning
-from regx.compaction.compact import Compact, compact
 from regx.compaction.recipe import follow
+from regx.compaction.removal import Compact, compact
 from regx.data.module import Split
 from regx.errors import RunFailed, UserError
 from regx.training.folder import RunFolder, save_checkpoint, to_json, write_atomically, write_csv

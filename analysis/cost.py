@@ -17,7 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from regx.analysis.sizes import Size, size
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.errors import UserError
 from regx.training import build
 from regx.training.trained import Trained

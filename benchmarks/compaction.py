@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from regx.analysis import cost as costs
 from regx.compaction import pruning
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.models import create
 from regx.regularizers import cost
 

@@ -17,9 +17,9 @@ import torch
 from torch import Tensor, nn
 
 from regx.compaction import recipe, running
-from regx.compaction.compact import Compact, difference
 from regx.compaction.observed import Range, ranges
 from regx.compaction.recipe import Step
+from regx.compaction.removal import Compact, difference
 from regx.compaction.seen import Trace
 from regx.compaction.tracing import trace
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from regx.compaction.compact import compact
+from regx.compaction.removal import compact
 from regx.training import experiment
 from regx.training.experiments import RectangularConfig
 from regx.training.folder import RunFolder, load_checkpoint, save_checkpoint

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.compaction import recipe
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.errors import UserError
 from regx.models import create
 from regx.regularizers import L0, cost

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from regx.compaction import linear, observed, recipe
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.models import create
 from tests.compaction.test_compact import outputs, size
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from torch.utils._pytree import tree_leaves
 
 from regx.compaction import observed, pruning, recipe, running
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.errors import RunFailed, UserError
 from tests.compaction.odd import BLOCKS, CASES, REWRITTEN, Block, Blocked, Chain, Dropping, Images, Returned, sample
 from tests.compaction.patterns import scatter, zero_groups

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from regx.compaction import observed, pruning
-from regx.compaction.compact import compact, difference
+from regx.compaction.removal import compact, difference
 from regx.errors import UserError
 from regx.models import create
 from regx.regularizers import cost
