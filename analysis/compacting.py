@@ -107,14 +107,14 @@ def compact_run(
     if target_macs is not None:
         count = pruning.to_macs(masked, target_macs, x)
         notes.append(f"{count:,} channels of the smallest magnitude zeroed for {target_macs:g} of the multiply-adds")
-    batches, rows = _Batches(trained.data.train), len(trained.data.train)
+    batches, seen = _Batches(trained.data.train), len(trained.data.train)
     if dead:
         count = observed.zero_dead(masked, batches)
-        notes.append(f"{count:,} inputs of layers are 0 on all {rows:,} training samples; on others they need not be")
+        notes.append(f"{count:,} inputs of layers are 0 on all {seen:,} training samples; on others they need not be")
     made = compact(masked, x)
     if fold_linear:
         folded = linear.fold(made, batches)
-        notes += [f"{line} (exact where its units are above 0, as on all {rows:,} training samples)" for line in folded]
+        notes += [f"{line} (exact where its units are above 0, as on all {seen:,} training samples)" for line in folded]
     notes += made.notes
     sizes = {"trained": size(trained.model, x), "compact": size(made.model, x)}
     layers = by_layer(sizes["trained"], sizes["compact"])

@@ -2,6 +2,8 @@
 
     from regx.compaction import compact
     smaller = compact(model, x).model
+
+`regx.compaction.recipe.apply` replays what was removed on a network that was built anew.
 """
 
 from regx.compaction.removal import Compact, compact

@@ -101,7 +101,7 @@ def build(
         world: the processes that train together.
         resumes: whether a checkpoint is about to be loaded, so that no other weights are needed.
         recipe: what to remove from the network before weights are loaded into it; by default what was removed from the
-            one that it begins with.
+            one that it begins with, or, where it resumes, nothing.
 
     Raises:
         UserError: the configuration asks for what cannot be.
@@ -121,8 +121,9 @@ def build(
     if config.pretrained:
         if digest and not resumes and Path(path).is_file() and identity.unmarked(identity.marked(path))[1] != digest:
             raise UserError(f"{path} is no longer what it was when this run was configured", "pretrained")
-        begins = pretrained.beside(path)
-        recipe = begins.get("recipe")
+        if recipe is None and not resumes:
+            begins = pretrained.beside(path)
+            recipe = begins.get("recipe")
     apply_recipe(model, recipe or [])
     model = model.to(device)
     _check_batches(config, data, world, model)
@@ -143,7 +144,7 @@ def build(
     if config.log_status and not _can_be_hooked(model, config):
         notes.append("no unit and point status: the network has no activation modules to hook; --hook-at layer may do")
     trainer = Trainer(config, data, model, penalties, _preactivations(config, model, penalties), world)
-    if "moments" in begins and not resumes:
+    if "moments" in begins:
         notes.append(_take_over(begins["moments"], trainer))
     if world.rank:
         torch.manual_seed(config.seed + world.rank)  # dropout: other processes, other masks

@@ -67,7 +67,8 @@ def run(
         ended, resumes = _ask_first(lambda: _state(folder, observer, force=force, resume=resume), world)
         if ended:
             return ended if world.writes else FOLLOWS
-        experiment = build.build(config, device, world, resumes=resumes)
+        recipe = load_checkpoint(folder.last).get("recipe", []) if resumes and config.pretrained else None
+        experiment = build.build(config, device, world, resumes=resumes, recipe=recipe)
         if not world.writes:
             return _follow(experiment)
         with folder.held():

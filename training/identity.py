@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+import zipfile
 from pathlib import Path
 
 # Between the path of a file of weights and the digest of what it held when the run was configured.
@@ -41,6 +42,21 @@ def unmarked(source: str) -> tuple[str, str]:
     """Path and digest of `marked`; the digest is empty where there is none."""
     path, _, digest = source.partition(MARK)
     return path, digest
+
+
+def is_compact(source: str) -> bool:
+    """Whether a marked or unmarked path is of weights that something was removed from (`regx compact`)."""
+    path = Path(unmarked(source)[0])
+    return path.is_file() and _has_recipe(path, path.stat().st_mtime_ns)
+
+
+@functools.lru_cache(maxsize=8)
+def _has_recipe(path: Path, changed: int) -> bool:
+    """Looks for the key in the file without PyTorch, which would have to be imported for it."""
+    if not zipfile.is_zipfile(path):
+        return False
+    with zipfile.ZipFile(path) as file:
+        return any(b"recipe" in file.read(name) for name in file.namelist() if name.endswith("data.pkl"))
 
 
 @functools.lru_cache(maxsize=8)  # asked for several times in a run, of files that may be large

@@ -124,7 +124,11 @@ class Session:
             raise RunFailed(
                 f"the weights are not finite after epoch {trainer.epoch}; a lower --lr or a --grad-clip may help"
             )
-        save_checkpoint(self.folder.last, trainer.state_dict())
+        # A resumed run needs no file that it began with.
+        state = trainer.state_dict()
+        if self.experiment.recipe:
+            state["recipe"] = self.experiment.recipe
+        save_checkpoint(self.folder.last, state)
 
     def conclude(self, ended: str) -> dict[str, Any]:
         """Measures the best weights of a run that is over and writes its result, or says that it was interrupted.

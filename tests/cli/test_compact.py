@@ -177,3 +177,14 @@ def test_the_optimiser_goes_on_with_what_it_held(run: Path, capsys: pytest.Captu
     assert "goes on with its moments of 8 of 8 parameters" in Done(capsys, *more).err
     other = [*more, "--optimizer", "sgd", "--run-dir", "other"]
     assert "are left: this run has --optimizer sgd" in Done(capsys, *other).err
+
+
+@pytest.mark.parametrize("engine", ["auto", "vectorised", "native"])
+def test_a_compact_network_is_trained_by_itself(run: Path, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Done(capsys, "compact", str(run), "--out", "small").code == 0
+    more = ["rectangular", "--from", "small", "--epochs", "1", "--engine", engine, "--no-plots", *QUIET]
+    done = Done(capsys, *more)
+    if engine == "auto":
+        assert done.code == 0 and json.loads(done.out)["engine"] == "single"
+    else:
+        assert done.code == 2 and "a compact network" in done.err and done.err.count("\n") == 1, done.err

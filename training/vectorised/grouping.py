@@ -10,6 +10,7 @@ from regx.data import REGISTRY as DATASETS
 from regx.data.pictures import STREAM_BYTES
 from regx.data.tables import SUFFIXES
 from regx.regularizers import REGISTRY as REGULARIZERS
+from regx.training import identity
 from regx.training.config import RunConfig
 from regx.training.experiments import RectangularConfig, own_options
 from regx.training.options import REGULARIZER, options_of
@@ -65,6 +66,8 @@ def obstacle(config: RunConfig) -> str | None:
             return f"--{option.replace('_', '-')}{instead}"
     if config.plot_status:
         return "--plot-status"
+    if config.pretrained and identity.is_compact(config.pretrained):
+        return "a compact network (--from, --pretrained)"
     if config.devices.startswith("cpu:") or (config.devices.isdigit() and int(config.devices) > 1):
         return f"--devices {config.devices}"
     found = _by_hand_obstacle(config) if is_by_hand(config) else _modules_obstacle(config)
