@@ -53,7 +53,7 @@ def latency(repeats: int, threads: int) -> None:
         models = {name: m.to(memory_format=torch.channels_last) for name, m in networks.items()}  # type: ignore[call-overload]
         found[size] = costs.measure(models, x, repeats=repeats, threads=threads)
     for name in networks:
-        line = f"{name:40}{found[1][name].macs / 1e9:7.3f}{found[1][name].parameters:12,}"
+        line = f"{name:40}{found[1][name].size.macs / 1e9:7.3f}{found[1][name].size.parameters:12,}"
         for size in (1, 32):
             of = found[size][name]
             low, high = of.quartiles

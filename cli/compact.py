@@ -153,9 +153,10 @@ def _print(result: Any, target: Path, layers: bool) -> None:
         print(note)
     if result.check:
         found = result.check
+        part = f" of {found.of:,}" if found.rows < found.of else ""
         same = "" if found.agreement is None else f", {found.agreement:.1%} of the predictions are the same"
         print(
-            f"compact and masked differ by at most {found.difference:.1e} of the largest output on {found.rows:,} "
+            f"compact and masked differ by at most {found.difference:.1e} of the largest output on {found.rows:,}{part} "
             f"validation samples{same}"
         )
         name = next((key for key in ("val/acc", "val/r2") if key in found.metrics["trained"]), "val/loss")
