@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import statistics
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from regx.analysis.sizes import Size, size
+from regx.compaction import running
 from regx.compaction.removal import compact, difference
 from regx.errors import UserError
 from regx.training import build
@@ -89,7 +90,9 @@ def measure(models: Mapping[str, nn.Module], x: Tensor, *, repeats: int = 50, th
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        with _evaluating(models.values()):
+        with ExitStack() as undisturbed:
+            for model in models.values():
+                undisturbed.enter_context(running.undisturbed(model))
             seconds = _time(models, x, repeats)
             return {
                 name: Measured(size(model, x[:1]), peak_memory(model, x), len(x), tuple(seconds[name]))
@@ -170,19 +173,6 @@ def _quartiles(values: Sequence[float]) -> tuple[float, float]:
     return low, high
 
 
-@contextmanager
-def _evaluating(models: Iterable[nn.Module]) -> Iterator[None]:
-    modules = [module for model in models for module in model.modules()]
-    flags = [module.training for module in modules]
-    try:
-        for module in modules:
-            module.training = False
-        yield
-    finally:
-        for module, flag in zip(modules, flags, strict=True):
-            module.training = flag
-
-
 @dataclass(frozen=True)
 class Networks:
     """The networks that a run stands for.
@@ -245,9 +235,4 @@ def batch(trained: Trained, size: int) -> Tensor:
         raise UserError(f"{size} is below 1", "batch_size")
     x = trained.sample(size)
     rows = torch.arange(size, device=x.device) % len(x)
-    return x if len(x) == size else x[rows].contiguous(memory_format=_layout(x))
-
-
-def _layout(x: Tensor) -> torch.memory_format:
-    last = x.dim() == 4 and x.is_contiguous(memory_format=torch.channels_last)
-    return torch.channels_last if last else torch.contiguous_format
+    return x if len(x) == size else x[rows].contiguous(memory_format=running.layout(x))

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from regx.cli import output, progress
+from regx.cli.trained_run import DataDir, Device, loaded
 from regx.errors import RunFailed
 
 EPILOG = """Examples:
@@ -75,13 +76,8 @@ def compact(
         Path | None,
         typer.Option("--out", metavar="DIR", help="Where to save the compact network (default: RUN/compact)."),
     ] = None,
-    data_dir: Annotated[
-        str | None,
-        typer.Option("--data-dir", metavar="DIR", help="Folder of datasets (default: the one of the run)."),
-    ] = None,
-    device: Annotated[
-        str, typer.Option("--device", "--devices", metavar="auto|cpu|cuda|cuda:N", help="Where to run.")
-    ] = "cpu",
+    data_dir: DataDir = None,
+    device: Device = "cpu",
     format: Annotated[
         str,
         typer.Option("--format", "-f", metavar="table|json", help="How to print.", autocompletion=output.formats),
@@ -97,11 +93,10 @@ def compact(
     output.check_format(format)
     with progress.waiting("loading PyTorch"):
         from regx.analysis import compacting
-        from regx.training import trained
-    loaded = trained.load(path, data_dir=data_dir, devices=device)
+    trained = loaded(path, data_dir, device)
     with progress.waiting("compacting"):
         result = compacting.compact_run(
-            loaded,
+            trained,
             threshold=threshold,
             target_macs=target_macs,
             dead=dead,
@@ -109,9 +104,9 @@ def compact(
             check=check,
             tolerance=tolerance,
         )
-    target = out or loaded.folder / "compact"
+    target = out or trained.folder / "compact"
     try:
-        compacting.save(result, loaded, target, sys.argv)
+        compacting.save(result, trained, target, sys.argv)
     except OSError as error:
         raise RunFailed(f"cannot write {error.filename or target}: {error.strerror}; choose another --out") from error
     if format == "json":
@@ -156,8 +151,8 @@ def _print(result: Any, target: Path, layers: bool) -> None:
         part = f" of {found.of:,}" if found.rows < found.of else ""
         same = "" if found.agreement is None else f", {found.agreement:.1%} of the predictions are the same"
         print(
-            f"compact and masked differ by at most {found.difference:.1e} of the largest output on {found.rows:,}{part} "
-            f"validation samples{same}"
+            f"compact and masked differ by at most {found.difference:.1e} of the largest output on "
+            f"{found.rows:,}{part} validation samples{same}"
         )
         name = next((key for key in ("val/acc", "val/r2") if key in found.metrics["trained"]), "val/loss")
         print("  ".join(f"{network} {name} {metrics[name]:.4f}" for network, metrics in found.metrics.items()))

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from regx.cli import progress
-from regx.cli.cost import DataDir, PathOfRun, loaded, size_text
+from regx.cli.trained_run import DataDir, PathOfRun, loaded, size_text
 from regx.errors import UserError
 
 EPILOG = """Examples:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from regx.cli import output
-from regx.cli.cost import DataDir, Device, PathOfRun, loaded
 from regx.cli.progress import LINE_EVERY
+from regx.cli.trained_run import DataDir, Device, PathOfRun, loaded
 from regx.errors import UserError, did_you_mean
 
 if TYPE_CHECKING:

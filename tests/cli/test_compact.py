@@ -86,24 +86,42 @@ def test_a_run_of_a_compact_network_is_resumed(run: Path, capsys: pytest.Capture
     assert json.loads(done.out)["best"] == whole["best"]
 
 
-def test_units_dead_on_the_data_go_when_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_holds_on_the_data_goes_when_asked_for(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    weights = load_checkpoint(run / "checkpoints" / "best.pt")["model"]
+    living = weights["hidden.layer1.weight"].any(1).nonzero()[0]
+    weights["hidden.layer1.bias"][living] = -100.0  # a unit that never fires
+    weights["hidden.layer2.bias"][:] = 100.0  # and a layer that always does
+    folder = damaged(run, model=weights)
+
     def parameters(*options: str) -> int:
-        done = Done(capsys, "compact", str(run), "--out", "small", "-f", "json", *options)
+        done = Done(capsys, "compact", str(folder), "--out", "small", "-f", "json", *options)
         assert done.code == 0, done.err
         return json.loads(done.out)["sizes"]["compact"]["parameters"]
 
     exact = parameters()
-    assert parameters("--dead") <= exact
-    assert parameters("--dead", "--fold-linear") <= exact
+    dead = parameters("--dead")
+    assert dead < exact
+    assert parameters("--dead", "--fold-linear") < dead
     assert "training samples" in Path("small/compact.json").read_text()
 
 
-def test_a_difference_beyond_the_tolerance_saves_nothing(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = Done(capsys, "compact", str(run), "--threshold", "0.2", "--tolerance", "0", "--out", "small")
-    if done.code == 0:  # not a bit of difference
-        return
-    assert done.code == 1 and "more than the tolerance of 0; nothing was saved" in done.err
+def test_a_difference_beyond_the_tolerance_saves_nothing(
+    run: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from regx.analysis import compacting
+
+    exact = compacting.compact
+
+    def off(*arguments: object) -> object:
+        made = exact(*arguments)  # type: ignore[arg-type]
+        made.model.get_parameter("head.bias").data[0] += 0.01
+        return made
+
+    monkeypatch.setattr(compacting, "compact", off)
+    done = Done(capsys, "compact", str(run), "--out", "small")
+    assert done.code == 1 and "more than the tolerance of 1e-05; nothing was saved" in done.err
     assert not Path("small").exists()
+    assert Done(capsys, "compact", str(run), "--out", "small", "--tolerance", "0.1").code == 0
 
 
 def damaged(run: Path, **changes: object) -> Path:

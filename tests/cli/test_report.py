@@ -8,19 +8,8 @@ from pathlib import Path
 import pytest
 
 from tests.cli.done import Done
+from tests.cli.sweep_by_hand import BESIDE, SWEEP
 
-SWEEP = """\
-method: grid
-command: ["${env}", regx, sweep, trial, rectangular, "${args_json_file}"]
-metric: {name: val/acc, goal: maximize}
-parameters:
-  technique: {values: [{label: plain}, {label: alive, lambda: 0.01}]}
-  dataset: {value: iris}
-  depth: {value: 1}
-  epochs: {value: 2}
-  plots: {value: false}
-"""
-BESIDE = "summary: Which one\nseeds: 2\nbaseline: plain\n"
 RUN = ("rectangular", "--depth", "1", "--epochs", "2", "--wandb", "disabled", "--run-dir", "mine")
 
 
